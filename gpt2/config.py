@@ -1,0 +1,418 @@
+"""What one run is: frozen dataclasses, and how they are made from the symbols of a resolved `.config`.
+
+This module imports no torch, so that config commands stay fast. `gpt2/dotconfig.py` reads the file; here its values get
+types, names and limits. Kconfig has no floating-point type, so numbers such as "6e-4" arrive as strings.
+
+Every field that comes from a symbol says so in its metadata (`setting`), once: that is what fills it, what an error
+message names, and what the identity of a run is made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from gpt2.errors import UserError
+
+Symbols = Mapping[str, bool | int | str]
+"""Values of a resolved configuration by symbol name, without the CONFIG_ prefix. Invisible symbols are absent."""
+
+
+def setting(
+    default: Any,
+    symbol: str,
+    *,
+    choice: bool = False,
+    identity: bool = True,
+    only_if: Callable[[GPTConfig], bool] | None = None,
+) -> Any:
+    """A dataclass field that a Kconfig symbol fills.
+
+    `choice`: `symbol` is the prefix of a choice's members, and the value is the rest of the chosen member's name in
+    lower case (DTYPE_FLOAT16 -> "float16"). `identity`: whether it affects a run's numbers. `only_if`: the models in
+    which it does anything; elsewhere it does not belong to the identity.
+    """
+    metadata = {"symbol": symbol, "choice": choice, "identity": identity, "only_if": only_if}
+    return field(default=default, metadata=metadata)
+
+
+def _has_ra(model: GPTConfig) -> bool:
+    return model.attention in ("ra_v5", "ra_mla")
+
+
+def _has_mla(model: GPTConfig) -> bool:
+    return model.attention in ("mla", "ra_mla")
+
+
+def _check(condition: bool, symbol: str, value: object, expected: str) -> None:
+    """Raise a one-line error that names the symbol (or field) and the value unless `condition` holds."""
+    if not condition:
+        raise UserError(f"{symbol}={value}: {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """A GPT-2 and the attention in it. Names and defaults are nanoGPT's where nanoGPT has them."""
+
+    block_size: int = setting(1024, "BLOCK_SIZE")
+    """Context length T: the number of learned positions."""
+
+    vocab_size: int = 50304
+    """Rows of the token embedding; 50304 is GPT-2's 50257 padded to a multiple of 64."""
+
+    n_layer: int = setting(12, "N_LAYER")
+    """Number of blocks."""
+
+    n_head: int = setting(12, "N_HEAD")
+    """Attention heads in a block."""
+
+    n_embd: int = setting(768, "N_EMBD")
+    """Width of the residual stream, C."""
+
+    dropout: float = setting(0.0, "DROPOUT")
+    """Dropout rate of embeddings, attention weights and residual branches."""
+
+    bias: bool = setting(True, "BIAS")
+    """Biases in linear layers and LayerNorms, as in GPT-2."""
+
+    attention: str = setting("baseline", "ATTENTION_", choice=True)
+    """The attention variant: "baseline", "ra_v5", "mla", "ra_mla", or the name of a module in gpt2/."""
+
+    attention_options: Mapping[str, bool | int | str] = field(default_factory=dict)
+    """Settings of a variant this class has no field for: symbol FOO_X of variant `foo` is option "x"."""
+
+    use_ra_v5: bool = False
+    """The seed's spelling of attention="ra_v5". After construction it says whether this is RA v5."""
+
+    ra_v5_R: int = setting(4, "RA_V5_R", only_if=_has_ra)
+    """Reciprocal dimensions per head, R: the width of the low slot."""
+
+    ra_v5_compile: bool = True
+    """Whether `GPT` compiles each RA v5 attention module when it is first used, as in the seed. A run's `.config` asks
+    for compilation by TrainConfig.compile instead, which covers every variant, and sets this to False."""
+
+    ra_v5_fold: str = setting("lerp", "RA_V5_FOLD_", choice=True, only_if=_has_ra)
+    """"lerp" or "direct"; docs/ra-v5.md."""
+
+    ra_v5_gate_init: float | None = setting(None, "RA_V5_GATE_INIT", only_if=_has_ra)
+    """Initial w_rec. None: where the fold is the baseline (lerp 0, direct 1)."""
+
+    ra_v5_learn_w_std: bool = setting(True, "RA_V5_LEARN_W_STD", only_if=_has_ra)
+    """Whether w_std is learned or held at 1."""
+
+    ra_v5_learn_w_rec: bool = setting(True, "RA_V5_LEARN_W_REC", only_if=_has_ra)
+    """Whether w_rec is learned or held at its initial value."""
+
+    ra_v5_d_bias: bool = setting(False, "RA_V5_D_BIAS", only_if=_has_ra)
+    """A learned bias per head and key position on the scores."""
+
+    mla_kv_latent_dim: int = setting(256, "MLA_KV_LATENT_DIM", only_if=_has_mla)
+    """Width of the latent vector keys and values are made from."""
+
+    def __post_init__(self) -> None:
+        if self.use_ra_v5 and self.attention == "baseline":
+            object.__setattr__(self, "attention", "ra_v5")
+        object.__setattr__(self, "use_ra_v5", self.attention == "ra_v5")
+        if self.ra_v5_gate_init is None:
+            object.__setattr__(self, "ra_v5_gate_init", 1.0 if self.ra_v5_fold == "direct" else 0.0)
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
+            _check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        _check(0 <= self.dropout < 1, "DROPOUT", self.dropout, "must be from 0 to below 1")
+        _check(
+            self.n_embd % self.n_head == 0,
+            "N_EMBD",
+            self.n_embd,
+            f"must be a multiple of the number of heads (N_HEAD={self.n_head})",
+        )
+        if _has_ra(self):
+            _check(
+                1 <= self.ra_v5_R < self.head_dim,
+                "RA_V5_R",
+                self.ra_v5_R,
+                f"must be from 1 to {self.head_dim - 1}: a head is N_EMBD / N_HEAD = {self.head_dim} wide",
+            )
+            _check(self.ra_v5_fold in ("lerp", "direct"), "RA_V5_FOLD", self.ra_v5_fold, "is lerp or direct")
+            _check(
+                not (self.attention == "ra_mla" and self.ra_v5_fold == "direct"),
+                "RA_V5_FOLD",
+                "direct",
+                "RA + MLA has the lerp fold only",
+            )
+        if _has_mla(self):
+            _check(self.mla_kv_latent_dim >= 1, "MLA_KV_LATENT_DIM", self.mla_kv_latent_dim, "must be at least 1")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head, D."""
+        return self.n_embd // self.n_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which tokens. Where they lie (`data_dir`) changes no number; their hash belongs to the run's identity."""
+
+    dataset: str = setting("stdlib", "DATASET_", choice=True)
+    """"stdlib", "text", "shakespeare", "openwebtext", "finewebedu" or "bin"."""
+
+    tokenizer: str = setting("byte", "TOKENIZER_", choice=True)
+    """"byte" or "gpt2"."""
+
+    text_paths: str = setting("", "DATASET_TEXT_PATHS", identity=False)
+    """For "text": files, directories and globs, separated by spaces."""
+
+    bin_dir: str = setting("", "DATASET_BIN_DIR", identity=False)
+    """For "bin": the directory of the token files."""
+
+    max_tokens: int = setting(0, "DATASET_MAX_TOKENS")
+    """Stop preparing a downloaded data set after so many training tokens; 0 takes all."""
+
+    val_fraction: float = setting(0.1, "DATASET_VAL_FRACTION")
+    """Share of documents held out for validation."""
+
+    vocab_size: int = setting(256, "VOCAB_SIZE")
+    """Distinct tokens, before padding."""
+
+    data_dir: str = setting("data", "DATA_DIR", identity=False)
+    """Prepared data sets live in a directory each below this one."""
+
+    def __post_init__(self) -> None:
+        _check(0 < self.val_fraction < 1, "DATASET_VAL_FRACTION", self.val_fraction, "must lie between 0 and 1")
+        if self.dataset == "text":
+            _check(bool(self.text_paths.strip()), "DATASET_TEXT_PATHS", '""', "name at least one file or directory")
+        if self.dataset == "bin":
+            _check(bool(self.bin_dir), "DATASET_BIN_DIR", '""', "name the directory that holds the token files")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and the learning-rate schedule."""
+
+    learning_rate: float = setting(6e-4, "LEARNING_RATE")
+    """Peak learning rate, reached at the end of the warm-up."""
+
+    min_lr: float = setting(6e-5, "MIN_LR")
+    """Learning rate at the last step."""
+
+    warmup_iters: int = setting(100, "WARMUP_ITERS")
+    """Steps of linear warm-up."""
+
+    decay_lr: bool = setting(True, "DECAY_LR")
+    """Cosine decay to min_lr at the run's last step."""
+
+    weight_decay: float = setting(0.1, "WEIGHT_DECAY")
+    """Decoupled weight decay, on matrices only."""
+
+    beta1: float = setting(0.9, "BETA1")
+    """AdamW's first moment."""
+
+    beta2: float = setting(0.95, "BETA2")
+    """AdamW's second moment."""
+
+    grad_clip: float = setting(1.0, "GRAD_CLIP")
+    """Clip the global gradient norm here; 0 switches it off."""
+
+    gate_lr_mult: float = setting(10.0, "RA_V5_GATE_LR_MULT", only_if=_has_ra)
+    """Learning rate of gates as a multiple of the learning rate."""
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate > 0, "LEARNING_RATE", self.learning_rate, "must be above 0")
+        _check(
+            0 <= self.min_lr <= self.learning_rate,
+            "MIN_LR",
+            self.min_lr,
+            f"must be from 0 to LEARNING_RATE={self.learning_rate}",
+        )
+        _check(self.warmup_iters >= 0, "WARMUP_ITERS", self.warmup_iters, "must not be negative")
+        _check(self.weight_decay >= 0, "WEIGHT_DECAY", self.weight_decay, "must not be negative")
+        _check(0 <= self.beta1 < 1, "BETA1", self.beta1, "must be from 0 to below 1")
+        _check(0 <= self.beta2 < 1, "BETA2", self.beta2, "must be from 0 to below 1")
+        _check(self.grad_clip >= 0, "GRAD_CLIP", self.grad_clip, "must not be negative")
+        _check(self.gate_lr_mult >= 0, "RA_V5_GATE_LR_MULT", self.gate_lr_mult, "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop: how long, on what, how often it looks up."""
+
+    max_iters: int = setting(5000, "MAX_ITERS")
+    """Optimizer steps."""
+
+    batch_size: int = setting(16, "BATCH_SIZE")
+    """Sequences in a micro-batch, B."""
+
+    gradient_accumulation_steps: int = setting(1, "GRADIENT_ACCUMULATION_STEPS")
+    """Micro-batches in an optimizer step."""
+
+    seed: int = setting(1, "SEED")
+    """Of initial weights, data order and dropout."""
+
+    device: str = setting("auto", "DEVICE_", choice=True, identity=False)
+    """"auto", "cuda", "mps" or "cpu"."""
+
+    dtype: str = setting("bfloat16", "DTYPE_", choice=True)
+    """Of matrix products: "float32", "bfloat16" or "float16". Weights are float32."""
+
+    tf32: bool = setting(True, "TF32")
+    """Allow TF32 where float32 matrix products run on tensor cores."""
+
+    compile: str = setting("none", "COMPILE_", choice=True)
+    """What torch.compile covers: "none", "attention" or "model"."""
+
+    compile_mode: str = setting("default", "COMPILE_MODE_", choice=True)
+    """torch.compile's mode, with "_" for "-"."""
+
+    eval_interval: int = setting(250, "EVAL_INTERVAL")
+    """Steps between evaluations."""
+
+    eval_iters: int = setting(40, "EVAL_ITERS")
+    """Batches in an evaluation."""
+
+    log_interval: int = setting(10, "LOG_INTERVAL", identity=False)
+    """Steps between lines in the log and in metrics.jsonl."""
+
+    checkpoint_interval: int = setting(500, "CHECKPOINT_INTERVAL", identity=False)
+    """Steps between checkpoints; 0 writes the last only."""
+
+    init_from: str = setting("", "INIT_FROM")
+    """A checkpoint to take the initial weights from; empty for none."""
+
+    track_tensorboard: bool = setting(False, "TRACK_TENSORBOARD", identity=False)
+    """Mirror the metrics to TensorBoard."""
+
+    track_wandb: bool = setting(False, "TRACK_WANDB", identity=False)
+    """Mirror the metrics to Weights & Biases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run, whole."""
+
+    name: str
+    """MODEL_NAME: names the experiment's directory."""
+
+    model: GPTConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+
+    @property
+    def tokens_per_iter(self) -> int:
+        """Tokens that one optimizer step sees."""
+        return self.train.batch_size * self.train.gradient_accumulation_steps * self.model.block_size
+
+    def identity(self) -> dict[str, Any]:
+        """Symbol -> value for every setting that affects this run's numbers.
+
+        Names, paths and intervals of logging are left out, and so are settings of attention variants that this run
+        does not use: the same run is the same run whatever R it does not have. The data's hash comes on top of this
+        (`identity_hash`).
+        """
+        identity: dict[str, Any] = {"VOCAB_SIZE_PADDED": self.model.vocab_size}
+        for part in (self.model, self.data, self.optimizer, self.train):
+            for f in dataclasses.fields(part):
+                if "symbol" not in f.metadata or not f.metadata["identity"]:
+                    continue
+                only_if = f.metadata["only_if"]
+                if only_if is None or only_if(self.model):
+                    identity[f.metadata["symbol"].rstrip("_")] = getattr(part, f.name)
+        for option, value in self.model.attention_options.items():
+            identity[f"{self.model.attention}_{option}".upper()] = value
+        if self.train.compile == "none":
+            del identity["COMPILE_MODE"]
+        return identity
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """SHA-256, as hex, of an identity: the canonical JSON of its items."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def padded(vocab_size: int, multiple: int = 64) -> int:
+    """`vocab_size` rounded up to a multiple."""
+    return -(-vocab_size // multiple) * multiple
+
+
+def run_config(symbols: Symbols) -> RunConfig:
+    """The typed configuration of a run from the symbols of a resolved `.config`.
+
+    Raises UserError, naming the symbol and its value, where a number is malformed or out of range.
+    """
+    name = str(symbols["MODEL_NAME"])
+    valid_name = name not in ("", ".", "..") and all(c.isalnum() and c.isascii() or c in "._-" for c in name)
+    _check(valid_name and name[0] not in ".-", "MODEL_NAME", repr(name), "use letters, digits, '.', '_' and '-'")
+    data = _fill(DataConfig, symbols)
+    attention = _chosen("ATTENTION_", symbols)
+    model = _fill(
+        GPTConfig,
+        symbols,
+        vocab_size=padded(data.vocab_size) if symbols["PAD_VOCAB"] else data.vocab_size,
+        attention_options=_attention_options(attention, symbols),
+        ra_v5_compile=False,
+    )
+    return RunConfig(
+        name=name,
+        model=model,
+        data=data,
+        optimizer=_fill(OptimizerConfig, symbols),
+        train=_fill(TrainConfig, symbols),
+    )
+
+
+def _fill(cls: type, symbols: Symbols, **given: Any) -> Any:
+    """An instance of a settings dataclass from the symbols its fields name. Invisible symbols leave the default."""
+    hints = get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        symbol = f.metadata.get("symbol")
+        if symbol is None or f.name in given:
+            continue
+        if f.metadata["choice"]:
+            value: Any = _chosen(symbol, symbols)
+        else:
+            value = symbols.get(symbol)
+            if value is not None and hints[f.name] in (float, float | None):
+                value = _float(symbol, value)
+        if value is not None:
+            given[f.name] = value
+    return cls(**given)
+
+
+def _float(symbol: str, text: object) -> float:
+    """A finite number from a string symbol."""
+    try:
+        number = float(str(text))
+    except ValueError:
+        number = math.nan
+    _check(math.isfinite(number), symbol, f'"{text}"', "is not a number such as 0.1 or 6e-4")
+    return number
+
+
+def _chosen(prefix: str, symbols: Symbols) -> str | None:
+    """The chosen member of a choice whose members begin with `prefix`, in lower case and without it.
+
+    COMPILE_ and COMPILE_MODE_ are both prefixes: a member's own prefix is the longest that fits.
+    """
+    longer = [p for p in _CHOICE_PREFIXES if p.startswith(prefix) and p != prefix]
+    for name, value in symbols.items():
+        if value is True and name.startswith(prefix) and not any(name.startswith(p) for p in longer):
+            return name[len(prefix) :].lower()
+    return None
+
+
+def _attention_options(attention: str | None, symbols: Symbols) -> dict[str, bool | int | str]:
+    """Symbols of a variant that no field of any settings class takes: FOO_X=... of variant `foo` as {"x": ...}."""
+    prefix = f"{attention}_".upper()
+    return {
+        name[len(prefix) :].lower(): value
+        for name, value in symbols.items()
+        if name.startswith(prefix) and name not in _TAKEN and not any(name.startswith(p) for p in _CHOICE_PREFIXES)
+    }
+
+
+_FIELDS = [f for cls in (GPTConfig, DataConfig, OptimizerConfig, TrainConfig) for f in dataclasses.fields(cls)]
+_TAKEN = {f.metadata["symbol"] for f in _FIELDS if "symbol" in f.metadata}
+_CHOICE_PREFIXES = {f.metadata["symbol"] for f in _FIELDS if f.metadata.get("choice")}

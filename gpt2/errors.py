@@ -1,0 +1,32 @@
+"""Errors that are the user's to mend, and how a command ends on one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user asked for cannot be done.
+
+    The message is one line that names the file, the symbol, the value and what would be right. Commands print it
+    without a traceback (`run_command`); everything else that escapes a command is a bug and keeps its traceback.
+    """
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and exit with its status: 0 done, 1 something failed, 2 not as asked, 130 interrupted."""
+    try:
+        status = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        # `make help | head` closes the pipe early; that is no failure. Python would complain again at exit.
+        sys.stdout = None  # type: ignore[assignment]
+        status = 0
+    sys.exit(status)
