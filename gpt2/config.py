@@ -80,6 +80,9 @@ class GPTConfig:
     bias: bool = setting(True, "BIAS")
     """Biases in linear layers and LayerNorms, as in GPT-2."""
 
+    gelu_tanh: bool = setting(False, "GELU_TANH")
+    """GELU by its tanh approximation, as in OpenAI's published weights; False is the exact one, as in nanoGPT."""
+
     attention: str = setting("baseline", "ATTENTION_", choice=True)
     """The attention variant: "baseline", "ra_v5", "mla", "ra_mla", or the name of a module in gpt2/."""
 

@@ -1,0 +1,158 @@
+"""GPT-2, as nanoGPT defines it: learned positions, pre-LayerNorm blocks, GELU, output tied to the token embedding.
+
+The attention in it is `config.attention`'s. Initial weights are a function of (seed, parameter name), not of the order
+in which modules are made: two arms of one seed begin with the same numbers wherever they have the same parameter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt2.attention import LayerCache, build_attention
+from gpt2.compilation import compile_attention
+from gpt2.config import GPTConfig
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm with GPT-2's epsilon and an optional bias."""
+
+    def __init__(self, n_embd: int, bias: bool) -> None:
+        super().__init__(n_embd, eps=1e-5, bias=bias)
+
+
+class MLP(nn.Module):
+    """The feed-forward half of a block, [B, T, C] -> [B, T, C]."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.gelu = nn.GELU(approximate="tanh" if config.gelu_tanh else "none")
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
+        return y
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(config.n_embd, config.bias)
+        self.attn = build_attention(config)
+        self.ln_2 = LayerNorm(config.n_embd, config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        # Without a cache it is not named at all: a variant that cannot generate need not know of caches.
+        x = x + (self.attn(self.ln_1(x)) if cache is None else self.attn(self.ln_1(x), cache))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """A GPT-2 with the attention that `config` names.
+
+    `seed` determines the initial weights; None draws it from torch's global generator, so that `torch.manual_seed`
+    works as everywhere.
+    """
+
+    def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.n_embd),
+                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                "drop": nn.Dropout(config.dropout),
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": LayerNorm(config.n_embd, config.bias),
+            }
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight
+        self.init_weights(int(torch.randint(2**62, ())) if seed is None else seed)
+        if config.use_ra_v5 and config.ra_v5_compile:
+            compile_attention(self, mode="max-autotune")
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """GPT-2's: normal(0, 0.02), residual projections smaller by sqrt(2 n_layer), biases 0, norms 1.
+
+        Numbers are drawn on the CPU from a generator of the parameter's own name, so that neither the device nor the
+        other parameters matter. Per-head gates keep what their module gave them.
+        """
+        for prefix, module in self.named_modules():
+            if not isinstance(module, nn.Linear | nn.Embedding) or module is self.lm_head:
+                continue
+            std = 0.02
+            if prefix.endswith("c_proj"):
+                std /= math.sqrt(2 * self.config.n_layer)
+            weight = module.weight
+            if not weight.is_meta:
+                generator = torch.Generator().manual_seed(_name_seed(seed, prefix))
+                weight.copy_(torch.empty(weight.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
+
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, caches: list[LayerCache] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits [B, T, V] of token indices idx [B, T], and the mean cross-entropy (nats) of targets [B, T] if given.
+
+        Targets of -1 are ignored. With `caches` (`new_caches`), idx are the tokens that follow the cached ones. Raises
+        ValueError if the sequence is longer than block_size.
+        """
+        start = caches[0].length if caches else 0
+        T = idx.size(1)
+        if start + T > self.config.block_size:
+            raise ValueError(f"a sequence of {start + T} tokens is longer than block_size={self.config.block_size}")
+        positions = torch.arange(start, start + T, device=idx.device)
+        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
+        for i, block in enumerate(self.transformer.h):
+            x = block(x) if caches is None else block(x, caches[i])
+        logits = self.lm_head(self.transformer.ln_f(x))
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+
+    def new_caches(self) -> list[LayerCache]:
+        """Empty KV caches, one per layer, for `forward`."""
+        return [LayerCache(self.config.block_size) for _ in self.transformer.h]
+
+    def num_params(self) -> int:
+        """Parameters, the tied embedding counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self) -> int:
+        """Floating-point operations of a forward and backward pass, per token.
+
+        6 N for the parameters that are multiplied with (positions are only added) and 12 n_layer C T for the attention
+        scores: PaLM, arXiv:2204.02311, appendix B, as in nanoGPT.
+        """
+        matmul_params = self.num_params() - self.transformer.wpe.weight.numel()
+        return 6 * matmul_params + 12 * self.config.n_layer * self.config.n_embd * self.config.block_size
+
+    def gates(self) -> dict[str, Tensor]:
+        """Per-head gates by name, stacked over layers, [n_layer, n_head]; empty where the variant has none.
+
+        Gates that are more than a number per head (a discoverability bias) are left out.
+        """
+        layers = [block.attn for block in self.transformer.h]
+        gates = {name: [getattr(attn, name) for attn in layers] for name in getattr(layers[0], "GATES", ())}
+        return {
+            name: torch.stack([g.detach() for g in per_layer])
+            for name, per_layer in gates.items()
+            if per_layer[0] is not None and per_layer[0].dim() == 1
+        }
+
+
+def _name_seed(seed: int, name: str) -> int:
+    """A 63-bit seed of its own for each (seed, name)."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little") >> 1

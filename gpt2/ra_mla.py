@@ -1,0 +1,73 @@
+"""RA + MLA: reciprocal attention in the low slot of latent attention.
+
+The lerp fold of gpt2/ra_ultimate_v5.py, with keys made from the latent. The key of position j then holds a share of
+its query's low slot, which the latent does not determine: the cache keeps those R numbers per head beside the latent,
+L + H R in all, against 2 C in the baseline. Queries and keys come from different inputs (x and the normalized latent),
+so it is activations that are mixed here, in R of D dimensions. w_rec = 0, w_std = 1 is MLA on the same weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gpt2.attention import LayerCache
+from gpt2.config import GPTConfig
+from gpt2.mla import MultiHeadLatentAttention
+
+
+def build(config: GPTConfig) -> ReciprocalLatentAttention:
+    """RA + MLA as a run's configuration describes it."""
+    return ReciprocalLatentAttention(
+        config.n_embd,
+        config.n_head,
+        R=config.ra_v5_R,
+        kv_latent_dim=config.mla_kv_latent_dim,
+        dropout=config.dropout,
+        bias=config.bias,
+        gate_init=config.ra_v5_gate_init,
+        learn_w_std=config.ra_v5_learn_w_std,
+        learn_w_rec=config.ra_v5_learn_w_rec,
+    )
+
+
+class ReciprocalLatentAttention(MultiHeadLatentAttention):
+    """MLA with a reciprocal low slot of R dimensions. Parameters `w_std`, `w_rec` [n_head] as in UltimateRAv5."""
+
+    GATES = ("w_std", "w_rec")
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        *,
+        R: int = 4,
+        kv_latent_dim: int = 256,
+        dropout: float = 0.0,
+        bias: bool = True,
+        gate_init: float | None = None,
+        learn_w_std: bool = True,
+        learn_w_rec: bool = True,
+    ) -> None:
+        super().__init__(n_embd, n_head, kv_latent_dim=kv_latent_dim, dropout=dropout, bias=bias)
+        if not 1 <= R < self.head_dim:
+            raise ValueError(f"R={R} must be from 1 to {self.head_dim - 1}: a head is {self.head_dim} wide")
+        self.R = R
+        self.w_std = nn.Parameter(torch.ones(n_head), requires_grad=learn_w_std)
+        self.w_rec = nn.Parameter(torch.full((n_head,), float(gate_init or 0.0)), requires_grad=learn_w_rec)
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
+        q, latent = self.query_and_latent(x)
+        q_std, q_low = q.split([self.head_dim - self.R, self.R], dim=-1)
+        key_q_low = q_low
+        if cache is not None:
+            latent, key_q_low = cache.append(latent, q_low)
+        k, v = self.keys_values(latent)
+        k_std, k_low = k.split([self.head_dim - self.R, self.R], dim=-1)
+        # Gates are float32 parameters; under autocast the activations they mix are not.
+        g = self.w_rec.to(q.dtype).view(-1, 1, 1)
+        query_k_low = k_low[..., k.size(-2) - q.size(-2) :, :]
+        qf = self.w_std.to(q.dtype).view(-1, 1, 1) * torch.cat([q_std, torch.lerp(q_low, query_k_low, g)], dim=-1)
+        kf = torch.cat([k_std, torch.lerp(k_low, key_q_low, g)], dim=-1)
+        return self.attend(qf, kf, v)

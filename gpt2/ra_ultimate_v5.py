@@ -1,0 +1,161 @@
+"""RA v5: reciprocal attention, folded into the weights of the fused projection.
+
+A head of width D gives its last R dimensions, the low slot, to reciprocity: there the query is mixed with the key, so
+that part of "how much does i attend to j" is "how much would j attend to i". With g = w_rec and the head's rows q, k of
+the projection (lerp fold):
+
+    Qf = w_std * [ q_std | (1 - g) q_low + g k_low ]
+    Kf =         [ k_std | (1 - g) k_low + g q_low ]
+    S  = Qf Kf^T / sqrt(D)
+
+The projection is linear, so mixing queries and keys is mixing the rows that make them. After the fold there is one
+matrix product and one SDPA call of width D, as in the baseline; and a trained layer, folded once, *is* a standard
+attention layer. The derivations are in docs/ra-v5.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt2.attention import CausalSelfAttention, LayerCache, causal_attention, merge_heads, split_heads
+from gpt2.config import GPTConfig
+
+Fold = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""(rows [3C, K] of [Q|K|V], w_std [H], w_rec [H], R) -> rows [3C, K] that emit [Qf|Kf|V]."""
+
+
+def build(config: GPTConfig) -> UltimateRAv5:
+    """RA v5 as a run's configuration describes it."""
+    return UltimateRAv5(
+        config.n_embd,
+        config.n_head,
+        config.block_size,
+        R=config.ra_v5_R,
+        dropout=config.dropout,
+        bias=config.bias,
+        fold=config.ra_v5_fold,
+        gate_init=config.ra_v5_gate_init,
+        learn_w_std=config.ra_v5_learn_w_std,
+        learn_w_rec=config.ra_v5_learn_w_rec,
+        d_bias=config.ra_v5_d_bias,
+    )
+
+
+def fold_lerp(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
+    """The lerp fold. w_rec = 0, w_std = 1 returns the rows' values unchanged; w_rec = 1 swaps q_low and k_low exactly."""
+    q, k, v = rows.unflatten(0, (3, w_std.numel(), -1))
+    D = q.size(1)
+    q_std, q_low = q.split([D - R, R], dim=1)
+    k_std, k_low = k.split([D - R, R], dim=1)
+    g = w_rec.view(-1, 1, 1)
+    # torch.lerp is exact at both ends, which (1 - g) a + g b is too but a + g (b - a) is not.
+    qf = w_std.view(-1, 1, 1) * torch.cat([q_std, torch.lerp(q_low, k_low, g)], dim=1)
+    kf = torch.cat([k_std, torch.lerp(k_low, q_low, g)], dim=1)
+    return torch.stack([qf, kf, v]).view_as(rows)
+
+
+def fold_direct(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
+    """The seed's literal layout: the rows are free [Qf|Kf|V], and the gates scale the two parts of Qf."""
+    qf, kf, v = rows.unflatten(0, (3, w_std.numel(), -1))
+    D = qf.size(1)
+    gain = torch.cat([w_std.view(-1, 1).expand(-1, D - R), w_rec.view(-1, 1).expand(-1, R)], dim=1)
+    return torch.stack([gain.unsqueeze(-1) * qf, kf, v]).view_as(rows)
+
+
+FOLDS: dict[str, Fold] = {"lerp": fold_lerp, "direct": fold_direct}
+
+
+class UltimateRAv5(CausalSelfAttention):
+    """Reciprocal attention at the cost of the baseline.
+
+    n_embd, n_head, block_size: as in GPTConfig. R: width of the low slot, 1 <= R < n_embd / n_head. fold: "lerp" or
+    "direct". gate_init: initial w_rec; None takes the value at which the fold is the baseline (lerp 0, direct 1).
+    learn_w_std, learn_w_rec: False holds a gate at its initial value. d_bias: learn a bias per head and key position.
+
+    Parameters `w_std`, `w_rec` [n_head], and `d_bias` [n_head, block_size] where asked for. Raises ValueError.
+    """
+
+    GATES = ("w_std", "w_rec", "d_bias")
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        block_size: int,
+        R: int = 4,
+        dropout: float = 0.0,
+        *,
+        bias: bool = True,
+        fold: str = "lerp",
+        gate_init: float | None = None,
+        learn_w_std: bool = True,
+        learn_w_rec: bool = True,
+        d_bias: bool = False,
+    ) -> None:
+        super().__init__(n_embd, n_head, dropout=dropout, bias=bias)
+        if not 1 <= R < self.head_dim:
+            raise ValueError(f"R={R} must be from 1 to {self.head_dim - 1}: a head is {self.head_dim} wide")
+        if fold not in FOLDS:
+            raise ValueError(f"fold={fold!r} is not one of {', '.join(FOLDS)}")
+        self.R = R
+        self.fold = fold
+        if gate_init is None:
+            gate_init = 1.0 if fold == "direct" else 0.0
+        self.w_std = nn.Parameter(torch.ones(n_head), requires_grad=learn_w_std)
+        self.w_rec = nn.Parameter(torch.full((n_head,), float(gate_init)), requires_grad=learn_w_rec)
+        self.d_bias = nn.Parameter(torch.zeros(n_head, block_size)) if d_bias else None
+        self._folded: tuple[tuple[object, ...], Tensor, Tensor | None] | None = None
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [3C, C] and bias [3C] (or None) of the standard attention layer that this layer is."""
+        fold = FOLDS[self.fold]
+        weight = fold(self.c_attn.weight, self.w_std, self.w_rec, self.R)
+        if self.c_attn.bias is None:
+            return weight, None
+        return weight, fold(self.c_attn.bias.unsqueeze(1), self.w_std, self.w_rec, self.R).squeeze(1)
+
+    def _folded_once(self) -> tuple[Tensor, Tensor | None]:
+        """`folded`, made anew only where a parameter has changed: every in-place operation raises its version."""
+        params = (self.c_attn.weight, self.c_attn.bias, self.w_std, self.w_rec)
+        state = tuple((id(p), p.data_ptr(), p._version, p.dtype) for p in params if p is not None)
+        if self._folded is None or self._folded[0] != state:
+            self._folded = (state, *self.folded())
+        return self._folded[1:]
+
+    def qkv(self, x: Tensor) -> Tensor:
+        """x [B, T, C] -> [Qf|Kf|V], [B, T, 3C]."""
+        # The fold costs about 3 C^2 elements whatever the batch. While weights change, or where a gradient has to
+        # flow through it, it is part of the graph (and under torch.compile fused into it).
+        reuse = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        weight, bias = self._folded_once() if reuse else self.folded()
+        return F.linear(x, weight, bias)
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
+        if self.d_bias is None:
+            return super().forward(x, cache)
+        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x).chunk(3, dim=-1))
+        if cache is not None:
+            k, v = cache.append(k, v)
+        q, k, v = self._give_dimension_to_bias(q, k, v)
+        y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0, scale=self.scale)
+        out: Tensor = self.resid_dropout(self.c_proj(merge_heads(y[..., : self.head_dim])))
+        return out
+
+    def _give_dimension_to_bias(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Widen heads by one more dimension (padded to 8, as flash kernels like it) whose product is d[h, j].
+
+        The score of query i and key j gains d[h, j]: a column bias without a T x T mask. Softmax ignores what is the
+        same for all keys, so d is not centred here but only where it is shown.
+        """
+        assert self.d_bias is not None
+        d = (self.d_bias[:, : k.size(-2)] / self.scale).to(k.dtype)
+        pad = 8
+        q = torch.cat([q, F.pad(q.new_ones(*q.shape[:-1], 1), (0, pad - 1))], dim=-1)
+        k = torch.cat([k, F.pad(d[None, ..., None].expand(*k.shape[:-1], 1), (0, pad - 1))], dim=-1)
+        return q, k, F.pad(v, (0, pad))
