@@ -1,0 +1,361 @@
+"""The one reader of `.config` files: strict, and without torch.
+
+A configuration is made of layers of assignments: a defconfig, a step's fragment, settings from the command line.
+`resolve` lays them over each other, lets Kconfig work out the rest, and then compares what was asked for with what came
+out. kconfiglib drops or replaces what it does not like, with a warning at best; here that is an error which names the
+place, the symbol, the value and what would be right. `gpt2/config.py` makes typed settings of the result.
+
+    resolve(read_assignments(ROOT / "defconfigs/gpt2-baseline")).write(ROOT / ".config")
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kconfiglib
+
+from gpt2.errors import UserError
+from gpt2.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: where the Kconfig tree lies."""
+
+HEADER = "# A complete configuration. `make menuconfig` edits it, `make savedefconfig` shortens it.\n"
+
+_SET = re.compile(r"CONFIG_(\w+)=(.*)", re.ASCII)
+_UNSET = re.compile(r"# CONFIG_(\w+) is not set", re.ASCII)
+_ALMOST_UNSET = re.compile(r"#\s*(?:CONFIG_)?\w+\s+is\s+not\s+set\s*")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_UNQUOTED = re.compile(r"""[^\s"'#]+""")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_INT = re.compile(r"0|-?[1-9][0-9]*")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One setting that somebody asked for."""
+
+    symbol: str
+    """Name, without CONFIG_."""
+
+    value: str
+    """The value itself, without quotes and escapes; "n" for `# CONFIG_X is not set`."""
+
+    origin: str
+    """Who asked: "defconfigs/gpt2-baseline:3", "command line", "sweep"."""
+
+    quoted: bool | None = None
+    """Whether a file had the value in quotes, as text has to be and nothing else may be; None outside files."""
+
+    def __str__(self) -> str:
+        value = f'"{kconfiglib.escape(self.value)}"' if self.quoted else self.value
+        return _CONTROL.sub(lambda control: repr(control[0])[1:-1], f"CONFIG_{self.symbol}={value}")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A complete configuration in which everything that was asked for holds."""
+
+    symbols: Mapping[str, bool | int | str]
+    """Value of every symbol that a `.config` holds, without CONFIG_. Where dependencies are not met, a symbol is absent."""
+
+    _text: str
+    _defconfig: str
+    _minimal: tuple[Assignment, ...]
+
+    def text(self) -> str:
+        """The complete `.config`."""
+        return self._text
+
+    def defconfig(self) -> str:
+        """The shortest file that resolves to the same: only what differs from the defaults."""
+        return self._defconfig
+
+    def minimal(self) -> list[Assignment]:
+        """What differs from the defaults, with its origins: the layer to lay others over."""
+        return list(self._minimal)
+
+    def write(self, path: Path) -> None:
+        """Write the complete `.config`, atomically."""
+        write_text(path, self._text)
+
+
+def load(path: Path) -> Resolved:
+    """The configuration in one file, complete or minimal. Raises UserError."""
+    return resolve(read_assignments(path))
+
+
+def read_assignments(path: Path) -> list[Assignment]:
+    """The assignments in a file, in order. Raises UserError where a line is anything else."""
+    shown = os.path.relpath(path) if Path(path).resolve().is_relative_to(Path.cwd()) else str(path)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read: {error.strerror}") from None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{shown}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
+    return parse_assignments(text, shown)
+
+
+def parse_assignments(text: str, name: str) -> list[Assignment]:
+    """The assignments in the text of a `.config`; `name` stands for the file in their origins."""
+    found: dict[str, Assignment] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        origin = f"{name}:{number}"
+        assignment = _parse_line(line, origin)
+        if assignment is None:
+            continue
+        if assignment.symbol in found:
+            first = found[assignment.symbol].origin
+            raise UserError(f"{origin}: {assignment}: CONFIG_{assignment.symbol} was already set at {first}")
+        found[assignment.symbol] = assignment
+    return list(found.values())
+
+
+def _parse_line(line: str, origin: str) -> Assignment | None:
+    """The assignment in a line; None for a comment or a blank line."""
+    if control := _CONTROL.search(line):
+        raise UserError(f"{origin}: control character {control[0]!r} in {line!r}: a line is plain text")
+    if unset := _UNSET.fullmatch(line):
+        return Assignment(unset[1], "n", origin, quoted=False)
+    if _ALMOST_UNSET.fullmatch(line):
+        raise UserError(f"{origin}: {line!r} is only a comment: write exactly '# CONFIG_NAME is not set'")
+    if not line.strip() or line.startswith("#"):
+        return None
+    match = _SET.fullmatch(line)
+    if match is None:
+        raise UserError(f"{origin}: {line!r} is not CONFIG_NAME=value, '# CONFIG_NAME is not set' or a comment")
+    symbol, value = match.groups()
+    if quoted := _QUOTED.fullmatch(value):
+        return Assignment(symbol, kconfiglib.unescape(quoted[1]), origin, quoted=True)
+    if _UNQUOTED.fullmatch(value):
+        return Assignment(symbol, value, origin, quoted=False)
+    raise UserError(
+        f"{origin}: CONFIG_{symbol}={value}: malformed value: write y, n, a whole number, "
+        'or text in double quotes with \\" for " and \\\\ for \\'
+    )
+
+
+def resolve(*layers: Sequence[Assignment]) -> Resolved:
+    """Lay layers of assignments over each other, later ones on top, and work out every symbol.
+
+    Choosing a member of a choice drops what earlier layers said of its other members. Raises UserError if anything
+    asked for is not what came out.
+    """
+    tree = _tree()
+    tree.unset_values()
+    asked = _merge(tree, layers)
+    for assignment in asked.values():
+        tree.syms[assignment.symbol].set_value(assignment.value)
+    _refuse([(assignment, _not_taken(tree, assignment, asked)) for assignment in asked.values()])
+    minimal = _minimize(tree, asked)
+    defconfig = "".join(tree.syms[assignment.symbol].config_string for assignment in minimal)
+    return Resolved(symbol_values(tree), config_text(tree), defconfig, tuple(minimal))
+
+
+def parse_tree(kind: type[kconfiglib.Kconfig] = kconfiglib.Kconfig) -> Any:
+    """The Kconfig tree, without any values. What kconfiglib reads from the environment is hidden from it."""
+    with _plain_environment():
+        try:
+            return kind(str(ROOT / "Kconfig"), warn_to_stderr=False)
+        except (kconfiglib.KconfigError, OSError) as error:
+            raise UserError(" ".join(str(error).split())) from None
+
+
+def symbol_values(tree: kconfiglib.Kconfig) -> dict[str, bool | int | str]:
+    """Name -> value of the symbols that the tree would write to a `.config`."""
+    return {symbol.name: _typed(symbol) for symbol in tree.unique_defined_syms if symbol.config_string}
+
+
+def config_text(tree: kconfiglib.Kconfig) -> str:
+    """The complete `.config` of a tree's present values, under the titles of its menus."""
+    chunks = [HEADER]
+    for node in tree.node_iter(unique_syms=True):
+        if isinstance(node.item, kconfiglib.Symbol):
+            chunks.append(node.item.config_string)
+        elif node.item == kconfiglib.MENU and kconfiglib.expr_value(node.dep):
+            chunks.append(f"\n# {node.prompt[0]}\n\n")
+    return "".join(chunks)
+
+
+def settable_symbols() -> list[str]:
+    """Names of all symbols with a prompt, in the order of the menu."""
+    return [symbol.name for symbol in _tree().unique_defined_syms if _has_prompt(symbol)]
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """What to append to a complaint about `name`: the closest of `names` as a question, or nothing."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+@functools.cache
+def _tree() -> kconfiglib.Kconfig:
+    return parse_tree()
+
+
+@contextmanager
+def _plain_environment() -> Iterator[None]:
+    """Set `srctree` to the checkout, and hide the other variables that change how kconfiglib reads a tree."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("KCONFIG_") or name == "CONFIG_":
+            del os.environ[name]
+    os.environ["srctree"] = str(ROOT)  # noqa: SIM112 - kconfiglib's spelling
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _merge(tree: kconfiglib.Kconfig, layers: Sequence[Sequence[Assignment]]) -> dict[str, Assignment]:
+    """Symbol -> the assignment that counts. Raises UserError for what no configuration could hold."""
+    _refuse([(assignment, _malformed(tree, assignment)) for layer in layers for assignment in layer])
+    asked: dict[str, Assignment] = {}
+    for layer in layers:
+        chosen: dict[kconfiglib.Choice, Assignment] = {}
+        for assignment in layer:
+            choice = tree.syms[assignment.symbol].choice
+            if choice and assignment.value == "y":
+                if choice in chosen:
+                    other = chosen[choice]
+                    only_one = f"only one member of {_title(choice)} can be y"
+                    _refuse([(assignment, f"{other.symbol}=y was set at {other.origin}, and {only_one}")])
+                chosen[choice] = assignment
+                for member in choice.syms:
+                    asked.pop(member.name, None)
+            asked[assignment.symbol] = assignment
+    return asked
+
+
+def _refuse(verdicts: Sequence[tuple[Assignment, str | None]]) -> None:
+    """Raise UserError if any assignment comes with a reason against it: the first in full, the others by name."""
+    refused = [(assignment, reason) for assignment, reason in verdicts if reason]
+    if refused:
+        (first, reason), *others = refused
+        also = f" (refused as well: {', '.join(assignment.symbol for assignment, _ in others)})" if others else ""
+        raise UserError(f"{first.origin}: {first}: {reason}{also}")
+
+
+def _malformed(tree: kconfiglib.Kconfig, assignment: Assignment) -> str | None:
+    """Why no symbol could take the assignment: none has that name, or the value has not the form of its type."""
+    symbol = tree.syms.get(assignment.symbol)
+    if symbol is None or not symbol.nodes:
+        names = [symbol.name for symbol in tree.unique_defined_syms]
+        return f"no such symbol{did_you_mean(assignment.symbol.upper(), names)}"
+    if control := _CONTROL.search(assignment.value):
+        return f"control character {control[0]!r}: a value is one line of plain text"
+    if symbol.type == kconfiglib.STRING:
+        quotes_missing = assignment.quoted is False
+        return f'text is written in quotes: CONFIG_{symbol.name}="{assignment.value}"' if quotes_missing else None
+    if symbol.type == kconfiglib.BOOL and assignment.value not in ("y", "n"):
+        return "must be y or n"
+    if symbol.type == kconfiglib.INT and not _INT.fullmatch(assignment.value):
+        return "must be a whole number such as 50"
+    if assignment.quoted:
+        kind = "a bool" if symbol.type == kconfiglib.BOOL else "a number"
+        return f"{kind} is written without quotes: CONFIG_{symbol.name}={assignment.value}"
+    return None
+
+
+def _not_taken(tree: kconfiglib.Kconfig, assignment: Assignment, asked: Mapping[str, Assignment]) -> str | None:
+    """Why the symbol's value is not what was asked for, or None if it is."""
+    symbol = tree.syms[assignment.symbol]
+    # "is not set" is also how a bool reads whose dependencies are not met.
+    taken = symbol.str_value == assignment.value
+    if taken and (symbol.config_string or symbol.type == kconfiglib.BOOL):
+        return None
+    if not _has_prompt(symbol):
+        return f"cannot be set: it follows from other settings, and is {symbol.str_value or 'absent'}"
+    if not symbol.visibility:
+        return _unmet(symbol, asked)
+    for low, high, condition in symbol.ranges:
+        if kconfiglib.expr_value(condition):
+            return f"out of range: must be from {low.str_value} to {high.str_value}"
+    if symbol.choice:
+        return f"one member of {_title(symbol.choice)} has to be y: set the one that shall be"
+    return f"is {symbol.str_value}, forced by {kconfiglib.expr_str(symbol.rev_dep)}"
+
+
+def _unmet(symbol: kconfiglib.Symbol, asked: Mapping[str, Assignment]) -> str:
+    """What an invisible symbol depends on, the part of it that does not hold, and who is behind that."""
+    parts = _conjuncts(next(node.prompt[1] for node in symbol.nodes if node.prompt))
+    whole = " && ".join(_parenthesized(part, len(parts)) for part in parts)
+    culprits = [
+        item
+        for part in parts
+        if not kconfiglib.expr_value(part)
+        for item in sorted(kconfiglib.expr_items(part), key=lambda item: item.name)
+        if not item.is_constant
+    ]
+    values = ", ".join(f"{item.name}={item.str_value}" for item in culprits)
+    behind = {other: asked[other] for item in culprits for other in _decided_by(item) if other in asked}
+    because = ", ".join(f"{a.symbol}={a.value} from {a.origin}" for a in behind.values())
+    return f"depends on {whole}, but {values}" + (f" ({because})" if because else "")
+
+
+def _conjuncts(expression: Any) -> list[Any]:
+    """The parts of a conjunction. Members depend on their choice, which stands for what it depends on itself."""
+    parts = []
+    for part in kconfiglib.split_expr(expression, kconfiglib.AND):
+        if isinstance(part, kconfiglib.Choice):
+            parts += _conjuncts(part.direct_dep)
+        elif not (isinstance(part, kconfiglib.Symbol) and part.is_constant):
+            parts.append(part)
+    return parts
+
+
+def _parenthesized(part: Any, parts: int) -> str:
+    text = kconfiglib.expr_str(part)
+    return f"({text})" if parts > 1 and " || " in text else text
+
+
+def _decided_by(symbol: kconfiglib.Symbol) -> list[str]:
+    """Names of the symbols whose assignments decide this one's value: itself, its rivals, and what selects it."""
+    rivals = [member.name for member in symbol.choice.syms] if symbol.choice else []
+    selectors = [item.name for item in kconfiglib.expr_items(symbol.rev_dep) if not item.is_constant]
+    return [symbol.name, *rivals, *selectors]
+
+
+def _minimize(tree: kconfiglib.Kconfig, asked: Mapping[str, Assignment]) -> list[Assignment]:
+    """The assignments without which some value would change.
+
+    One that changes nothing about its own symbol changes nothing about any other, so they can be tried one by one.
+    """
+    kept = []
+    for assignment in asked.values():
+        symbol = tree.syms[assignment.symbol]
+        if symbol.choice and assignment.value == "n":
+            continue
+        holder = symbol.choice or symbol
+        holder.unset_value()
+        if symbol.str_value != assignment.value:
+            symbol.set_value(assignment.value)
+            kept.append(assignment)
+    return kept
+
+
+def _typed(symbol: kconfiglib.Symbol) -> bool | int | str:
+    if symbol.type == kconfiglib.BOOL:
+        return symbol.str_value == "y"
+    return int(symbol.str_value) if symbol.type == kconfiglib.INT else symbol.str_value
+
+
+def _has_prompt(symbol: kconfiglib.Symbol) -> bool:
+    return any(node.prompt for node in symbol.nodes)
+
+
+def _title(choice: kconfiglib.Choice) -> str:
+    return f'the choice "{choice.nodes[0].prompt[0]}"'
