@@ -1,0 +1,508 @@
+"""The figures of an experiment, as PNG and SVG, ready for a paper's column.
+
+Every figure is a function of the runs' own files, drawn with matplotlib's object interface: no global state and no
+display. An arm has one colour, line style and marker in all of them. The same results give the same SVG.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from gpt2.files import write_atomic
+from harness.stats import METRICS, Comparison, identity, reference_of
+from harness.store import Arm, Experiment, compile_ran
+
+WIDTH = 6.75
+"""Inches: the text width of the usual two-column paper. Narrow figures are half of it."""
+
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 250,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "figures",
+}
+
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7f4fc9")
+"""Told apart with any of the common colour deficiencies, after Okabe and Ito, with their yellow darkened."""
+
+MARKERS = "osD^vPX<"
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure that was written."""
+
+    name: str
+    """Of its files, without the ending."""
+
+    title: str
+    caption: str
+    """What it shows and how: for the report, and for whoever puts it into a paper."""
+
+    png: Path
+    svg: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sketch:
+    """A figure that is drawn and not yet written."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def draw_figures(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[Drawing]:
+    """Draw and write every figure there is data for, to `figures/` in the experiment's directory."""
+    sketches: list[Callable[[], Sketch | None]] = [
+        lambda: _differences(experiment, comparisons),
+        lambda: _loss_against_tokens(experiment),
+        lambda: _loss_against_time(experiment),
+        lambda: _bars(experiment, "ms_per_step", "ms-per-step", "Time per step"),
+        lambda: _bars(experiment, "peak_mem_gib", "peak-memory", "Peak memory"),
+        lambda: _final_gates(experiment),
+        lambda: _gates_over_training(experiment),
+    ]
+    directory = experiment.path / "figures"
+    directory.mkdir(exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        return [_write(sketch, directory) for draw in sketches if (sketch := draw()) is not None]
+
+
+def _write(sketch: Sketch, directory: Path) -> Drawing:
+    FigureCanvasAgg(sketch.figure)
+    sketch.figure.draw_without_rendering()
+    sketch.figure.set_layout_engine("none")  # laid out once; the layout takes longer than the drawing
+    paths = {ending: directory / f"{sketch.name}.{ending}" for ending in ("png", "svg")}
+    for ending, path in paths.items():
+        metadata: dict[str, Any] = {"Software": None} if ending == "png" else {"Date": None, "Creator": None}
+        image = io.BytesIO()
+        sketch.figure.savefig(image, format=ending, metadata=metadata)
+        write_atomic(path, lambda file, image=image: file.write(image.getvalue()))  # type: ignore[misc]
+    return Drawing(name=sketch.name, title=sketch.title, caption=sketch.caption, **paths)
+
+
+# How an arm looks
+
+
+def _look(arm: Arm, experiment: Experiment) -> dict[str, Any]:
+    """Colour, dashes and marker of an arm: by its place in the experiment, the same in every figure."""
+    place = experiment.arms.index(arm)
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "linestyle": DASHES[(place + place // len(COLOURS)) % len(DASHES)],
+        "marker": MARKERS[place % len(MARKERS)],
+    }
+
+
+def _short(text: str, width: int = 38) -> str:
+    """A label that leaves room for the axes: long ones are broken in two or more lines at spaces."""
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines).replace("$", r"\$")
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / (0.55 + 0.062 * longest))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.6, columnspacing=1.4)
+
+
+# Loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """One quantity of one arm over training, its seeds on a common axis."""
+
+    arm: Arm
+    x: NDArray[np.float64]
+    """[P]"""
+
+    seeds: NDArray[np.float64]
+    """[seeds, P]"""
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        return self.seeds.mean(axis=0)
+
+
+def _loss_curves(arm: Arm, x: str) -> Curves | None:
+    """The evaluations of an arm's runs against `tokens` or `time_s`, up to where its shortest run has come.
+
+    Evaluations happen at the same steps in every seed, so the seeds are averaged step by step, their times too.
+    Failed runs are left out, and so are those that never got past the first evaluation.
+    """
+    runs = [run.series("eval", x, "val_loss") for run in arm.runs if run.status != "failed"]
+    runs = [(xs, ys) for xs, ys in runs if len(xs) > 1]
+    if not runs:
+        return None
+    length = min(len(xs) for xs, _ in runs)
+    return Curves(
+        arm=arm,
+        x=np.mean([xs[:length] for xs, _ in runs], axis=0),
+        seeds=np.array([ys[:length] for _, ys in runs]),
+    )
+
+
+def _draw_curves(axes: Axes, curves: Curves, experiment: Experiment) -> None:
+    """Mean over seeds, the range between them as a band, and each seed as a thin line."""
+    look = _look(curves.arm, experiment)
+    colour = look["color"]
+    every = max(1, len(curves.x) // 8)
+    first = experiment.arms.index(curves.arm) % every  # markers of curves that coincide stay apart
+    axes.plot(curves.x, curves.mean, **look, markevery=(first, every), label=_short(curves.arm.title), zorder=3)
+    if len(curves.seeds) > 1:
+        axes.fill_between(curves.x, curves.seeds.min(0), curves.seeds.max(0), color=colour, alpha=0.12, linewidth=0)
+        axes.plot(curves.x, curves.seeds.T, color=colour, linewidth=0.4, alpha=0.45)
+
+
+WARM_UP = 0.2
+"""Share of training that the loss axes leave out: falling from ln(vocabulary) would squash all else."""
+
+SPREAD = (
+    "Lines are means over seeds, bands run from the lowest to the highest seed, thin lines are single seeds; an arm is "
+    "drawn as far as its shortest run has come, failed runs are left out."
+)
+ZOOM = f"The axes leave out the first {WARM_UP:.0%} of training."
+
+
+def _zoom(axes: Axes, curves: Sequence[Curves]) -> None:
+    """Limit the axes to what follows the warm-up. An arm that diverges leaves the picture instead of setting it."""
+    start, end = WARM_UP * max(c.x[-1] for c in curves), max(c.x[-1] for c in curves)
+    shown = [c.seeds[:, c.x >= start] for c in curves if (c.x >= start).sum() > 1]
+    falling = [values for values in shown if values[:, -1].max() <= values[:, 0].max()] or shown
+    if not falling:
+        return
+    low, high = min(v.min() for v in falling), max(v[:, 0].max() for v in falling)
+    room = 0.05 * (high - low)
+    axes.set_xlim(start, end * 1.01)
+    axes.set_ylim(low - room, high + room)
+
+
+def _loss_against_tokens(experiment: Experiment) -> Sketch | None:
+    """Loss against tokens, and below it each arm's difference from its reference, where curves would coincide."""
+    curves = [c for arm in experiment.arms if (c := _loss_curves(arm, "tokens"))]
+    differences = [d for arm in experiment.arms if (d := _difference_curves(arm, experiment))]
+    if not curves:
+        return None
+    figure = Figure(figsize=(WIDTH, 5.0 if differences else 3.0))
+    panels = figure.subplots(2 if differences else 1, 1, sharex=True, squeeze=False)[:, 0]
+    unit, scale = _unit(max(c.x[-1] for c in curves), [("billions", 1e9), ("millions", 1e6), ("thousands", 1e3)])
+    curves, differences = ([_scaled(c, scale) for c in of] for of in (curves, differences))
+    for c in curves:
+        _draw_curves(panels[0], c, experiment)
+    panels[0].set_ylabel("validation loss (nats/token)")
+    _zoom(panels[0], curves)
+    if differences:
+        for c in differences:
+            _draw_curves(panels[1], c, experiment)
+        panels[1].axhline(0, color="black", linewidth=0.8)
+        panels[1].set_ylabel("difference from reference\n(nats/token)")
+        after = [c.seeds[:, c.x >= panels[0].get_xlim()[0]] for c in differences]
+        limit = 1.1 * float(np.quantile(np.abs(np.concatenate([v.ravel() for v in after])), 0.98))
+        if limit > 0:
+            panels[1].set_ylim(-limit, limit)
+    panels[-1].set_xlabel(f"training tokens ({unit})")
+    _legend_below(figure, panels[0])
+    below = " Below: loss minus that of the reference with the same seed, evaluation by evaluation." * bool(differences)
+    return Sketch(
+        name="loss-vs-tokens",
+        title="Validation loss against tokens",
+        caption=f"Validation loss against training tokens.{below} {SPREAD} {ZOOM}",
+        figure=figure,
+    )
+
+
+def _difference_curves(arm: Arm, experiment: Experiment) -> Curves | None:
+    """An arm's loss minus its reference's, by seed, at the evaluations that all its pairs have reached."""
+    other, _ = reference_of(arm, experiment)
+    if other is None:
+        return None
+    losses, partners = (
+        {run.seed: run.series("eval", "tokens", "val_loss") for run in of.runs if run.status != "failed"}
+        for of in (arm, other)
+    )
+    pairs = [(*losses[seed], partners[seed][1]) for seed in losses.keys() & partners.keys()]
+    pairs = [(xs, ys, refs) for xs, ys, refs in pairs if min(len(ys), len(refs)) > 1]
+    if not pairs:
+        return None
+    length = min(min(len(ys), len(refs)) for _, ys, refs in pairs)
+    return Curves(
+        arm=arm,
+        x=np.array(pairs[0][0][:length]),
+        seeds=np.array([np.subtract(ys[:length], refs[:length]) for _, ys, refs in pairs]),
+    )
+
+
+def _scaled(curves: Curves, scale: float) -> Curves:
+    return Curves(arm=curves.arm, x=curves.x / scale, seeds=curves.seeds)
+
+
+def _unit(value: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]:
+    """The first unit that a value has at least one of, else the last."""
+    return next(((name, scale) for name, scale in units if value >= scale), units[-1])
+
+
+def _loss_against_time(experiment: Experiment) -> Sketch | None:
+    curves = [c for arm in experiment.arms if (c := _loss_curves(arm, "time_s"))]
+    if not curves:
+        return None
+    longest = max(c.x[-1] for c in curves)
+    unit, scale = _unit(longest / 2, [("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0)])
+    curves = [_scaled(c, scale) for c in curves]
+    figure = Figure(figsize=(WIDTH, 3.0))
+    axes = figure.subplots()
+    for c in curves:
+        _draw_curves(axes, c, experiment)
+    _zoom(axes, curves)
+    axes.set_xlabel(f"time in training steps ({unit})")
+    axes.set_ylabel("validation loss (nats/token)")
+    _legend_below(figure, axes)
+    return Sketch(
+        name="loss-vs-time",
+        title="Validation loss against time",
+        caption="Validation loss against the time spent in training steps, without evaluation, checkpoints and "
+        f"compilation. {SPREAD} {ZOOM}",
+        figure=figure,
+    )
+
+
+def _differences(experiment: Experiment, comparisons: Sequence[Comparison]) -> Sketch | None:
+    """The answer: each arm's paired difference in final loss, with its interval."""
+    shown = [c for c in comparisons if c.metric.name == "val_loss" and c.n > 0]
+    if not shown:
+        return None
+    titles = {arm.step: arm for arm in experiment.arms}
+    labels = [_short(titles[c.step].title) + f"\nvs {_short(titles[c.reference].title)}" for c in shown]
+    figure = Figure(figsize=(WIDTH, 0.75 + sum(0.14 + 0.13 * (1 + label.count("\n")) for label in labels)))
+    axes = figure.subplots()
+    for row, c in enumerate(shown):
+        assert c.delta_mean is not None
+        look = _look(titles[c.step], experiment)
+        spread = np.linspace(-0.13, 0.13, c.n) if c.n > 1 else [0.0]
+        axes.scatter(list(c.deltas.values()), row + 0.24 + np.array(spread), s=9, color=look["color"], alpha=0.55, lw=0)
+        if c.ci_low is not None and c.ci_high is not None:
+            axes.plot([c.ci_low, c.ci_high], [row - 0.12] * 2, color=look["color"], linewidth=1.6)
+        axes.plot(c.delta_mean, row - 0.12, marker=look["marker"], color=look["color"], markersize=5.5)
+        axes.annotate(
+            f"{c.verdict}\nn = {c.n}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=7.5
+        )
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), labels)
+    axes.set_ylim(len(shown) - 0.45, -0.55)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("difference in final validation loss (nats/token); left of zero is better")
+    low, high = _robust_limits(shown)
+    axes.set_xlim(low, high)
+    return Sketch(
+        name="loss-differences",
+        title="Does it pay?",
+        caption="Final validation loss, step minus reference, paired by seed. The marker is the mean with its 95 % "
+        "interval (Student's t; an interval may leave the picture); the dots below it are the seeds. Verdicts are "
+        "adjusted for the number of comparisons.",
+        figure=figure,
+    )
+
+
+def _robust_limits(shown: Sequence[Comparison]) -> tuple[float, float]:
+    """Limits that hold zero, every seed and every mean, and of an interval no more than three times their width.
+
+    Of two seeds the interval is 25 times as wide as their distance, and would hide everything else.
+    """
+    dots = [0.0, *(d for c in shown for d in c.deltas.values())]
+    width = max(dots) - min(dots) or 1.0
+    lows = [max(c.ci_low, min(dots) - width) for c in shown if c.ci_low is not None]
+    highs = [min(c.ci_high, max(dots) + width) for c in shown if c.ci_high is not None]
+    return min([*dots, *lows]) - 0.04 * width, max([*dots, *highs]) + 0.04 * width
+
+
+# Cost
+
+
+def _bars(experiment: Experiment, metric_name: str, name: str, title: str) -> Sketch | None:
+    metric = next(metric for metric in METRICS if metric.name == metric_name)
+    values = [(arm, [v for run in arm.done if (v := run.value(metric.name)) is not None]) for arm in experiment.arms]
+    values = [(arm, of) for arm, of in values if of]
+    if not values:
+        return None
+    labels = []
+    for arm, _ in values:
+        compiled = sorted({str(compile_ran(run)) for run in arm.done} - {"none"})
+        labels.append(_short(arm.title) + f"\n[compiled: {', '.join(compiled)}]" * bool(compiled))
+    figure = Figure(figsize=(WIDTH, 0.6 + sum(0.13 + 0.13 * (1 + label.count("\n")) for label in labels)))
+    axes = figure.subplots()
+    highest = max(max(of) for _, of in values)
+    for row, (arm, of) in enumerate(values):
+        colour = _look(arm, experiment)["color"]
+        axes.barh(row, np.mean(of), height=0.62, color=colour, alpha=0.35, edgecolor=colour, linewidth=0.8)
+        axes.scatter(of, row + np.linspace(-0.18, 0.18, len(of)) if len(of) > 1 else [row], s=9, color=colour, zorder=3)
+        axes.annotate(
+            f"{np.mean(of):#.4g}", (max(of), row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5
+        )
+    axes.set_yticks(range(len(values)), labels)
+    axes.set_ylim(len(values) - 0.45, -0.55)
+    axes.set_xlim(0, highest * 1.12)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"{metric.label} ({metric.unit})")
+    devices = sorted({str(run.provenance["hardware"]["device_name"]) for run in experiment.runs if run.provenance})
+    return Sketch(
+        name=name,
+        title=title,
+        caption=f"{title} on {' and '.join(devices)}: mean over seeds (bar, number) and each seed (dots). Only arms "
+        "with the same compile setting are comparable.",
+        figure=figure,
+    )
+
+
+# Gates
+
+
+def _gate_history(arm: Arm) -> tuple[list[int], dict[str, NDArray[np.float64]]] | None:
+    """Steps [P] and, for each gate, its values [seeds, P, n_layer, n_head], as far as every run of the arm has come."""
+    runs = [[line for line in run.metrics if line["kind"] == "gates"] for run in arm.runs]
+    runs = [lines for lines in runs if lines]
+    if not runs:
+        return None
+    length = min(len(lines) for lines in runs)
+    steps = [line["step"] for line in runs[0][:length]]
+    names = list(runs[0][0]["gates"])
+    return steps, {
+        name: np.array([[line["gates"][name] for line in lines[:length]] for lines in runs], dtype=float)
+        for name in names
+    }
+
+
+def _gated_arms(experiment: Experiment) -> list[tuple[Arm, list[int], dict[str, NDArray[np.float64]]]]:
+    return [(arm, *history) for arm in experiment.arms if (history := _gate_history(arm))]
+
+
+def _initial(arm: Arm, gate: str) -> float:
+    """The value a gate starts from."""
+    return float(identity(arm).get("RA_V5_GATE_INIT", 0.0)) if gate == "w_rec" else 1.0
+
+
+def _gate_names(gated: Sequence[tuple[Arm, list[int], dict[str, NDArray[np.float64]]]]) -> list[str]:
+    return sorted({name for _, _, gates in gated for name in gates})
+
+
+def _final_gates(experiment: Experiment) -> Sketch | None:
+    gated = _gated_arms(experiment)
+    if not gated:
+        return None
+    names = _gate_names(gated)
+    figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * len(gated)))
+    panels = figure.subplots(len(gated), len(names), squeeze=False)
+    for column, name in enumerate(names):
+        shown = {arm.step: gates[name][:, -1].mean(axis=0) for arm, _, gates in gated if name in gates}
+        moved = [np.abs(shown[arm.step] - _initial(arm, name)).max() for arm, _, _ in gated if arm.step in shown]
+        reach = float(max(moved)) or 0.1
+        for row, (arm, _, gates) in enumerate(gated):
+            axes = panels[row, column]
+            if name not in gates:
+                axes.set_axis_off()
+                continue
+            centre = _initial(arm, name)
+            norm = TwoSlopeNorm(centre, centre - reach, centre + reach)
+            image = axes.imshow(shown[arm.step], cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
+            axes.grid(visible=False)
+            _integer_ticks(axes, shown[arm.step].shape)
+            axes.set_title(f"{_short(arm.title, 34)}: {name}")
+            axes.set_xlabel("head")
+            axes.set_ylabel("layer")
+            bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
+            bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    return Sketch(
+        name="gates-final",
+        title="Gates by layer and head",
+        caption="The gates at the last log line, mean over seeds. White is the value they started from; the colours of "
+        "one gate span the same distance in every arm.",
+        figure=figure,
+    )
+
+
+def _integer_ticks(axes: Axes, shape: tuple[int, ...]) -> None:
+    """Ticks at whole layers and heads, a dozen at most."""
+    for count, set_ticks in zip(shape, (axes.set_yticks, axes.set_xticks), strict=True):
+        set_ticks(range(0, count, -(-count // 12)))
+
+
+def _gates_over_training(experiment: Experiment) -> Sketch | None:
+    gated = [(arm, steps, gates) for arm, steps, gates in _gated_arms(experiment) if len(steps) > 1]
+    if not gated:
+        return None
+    names = _gate_names(gated)
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.65 * len(gated)))
+    panels = figure.subplots(len(gated), len(names), squeeze=False, sharex=True, sharey="col")
+    layers = max(values.shape[2] for _, _, gates in gated for values in gates.values())
+    depth = matplotlib.colormaps["viridis"]
+    for row, (arm, steps, gates) in enumerate(gated):
+        colour = _look(arm, experiment)["color"]
+        for column, name in enumerate(names):
+            axes = panels[row, column]
+            if name not in gates:
+                axes.set_axis_off()
+                continue
+            values = gates[name]  # [seeds, P, n_layer, n_head]
+            by_step = values.transpose(1, 0, 2, 3).reshape(len(steps), -1)
+            low, high = np.quantile(by_step, [0.1, 0.9], axis=1)
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            for layer in range(values.shape[2]):
+                axes.plot(
+                    steps, values[:, :, layer].mean(axis=(0, 2)), color=depth(layer / max(1, layers - 1)), linewidth=0.7
+                )
+            axes.plot(steps, by_step.mean(axis=1), color=colour, linewidth=1.8)
+            axes.axhline(_initial(arm, name), color="black", linewidth=0.6, linestyle=":")
+            axes.set_title(_short(arm.title, 44))
+            axes.set_ylabel(name)
+    for axes in panels[-1]:
+        axes.set_xlabel("step")
+    scale = matplotlib.cm.ScalarMappable(norm=matplotlib.colors.Normalize(0, max(1, layers - 1)), cmap=depth)
+    bar = figure.colorbar(scale, ax=panels, shrink=0.6, pad=0.01, label="layer")
+    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    bar.set_ticks(list(range(0, layers, -(-layers // 6))))
+    return Sketch(
+        name="gates-course",
+        title="Gates over training",
+        caption="Thick: mean over all heads, layers and seeds. Band: from the 10 % to the 90 % quantile of the heads. "
+        "Thin: mean of each layer. Dotted: where the gates started.",
+        figure=figure,
+    )
