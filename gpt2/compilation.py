@@ -10,23 +10,27 @@ from typing import Any
 from torch import nn
 
 
-def compile_attention(model: nn.Module, mode: str = "default") -> None:
-    """Compile each attention module of a `GPT`, with static shapes and no graph breaks, when it is first called."""
+def compile_attention(model: nn.Module, **options: Any) -> None:
+    """Compile each attention module of a `GPT` when it is first called. `options`: as for `compile_scope`."""
     for block in model.transformer.h:
-        block.attn.compile(**_options(mode))
+        block.attn.compile(**_complete(options))
 
 
-def compile_model(model: nn.Module, mode: str = "default") -> None:
-    """Compile a `GPT` whole, its loss included, when it is first called."""
-    model.compile(**_options(mode))
+def compile_model(model: nn.Module, **options: Any) -> None:
+    """Compile a `GPT` whole, its loss included, when it is first called. `options`: as for `compile_scope`."""
+    model.compile(**_complete(options))
 
 
-def compile_scope(model: nn.Module, scope: str, mode: str = "default") -> None:
-    """Compile what `scope` says: "none", "attention" or "model". `mode` is torch.compile's, with "_" for "-"."""
+def compile_scope(model: nn.Module, scope: str, **options: Any) -> None:
+    """Compile what `scope` says: "none", "attention" or "model".
+
+    `options` are torch.compile's: `mode`, with "_" for "-", or a `backend`. Shapes are static and a graph break is an
+    error, always.
+    """
     if scope == "attention":
-        compile_attention(model, mode)
+        compile_attention(model, **options)
     elif scope == "model":
-        compile_model(model, mode)
+        compile_model(model, **options)
 
 
 def uncompile(model: nn.Module) -> None:
@@ -35,5 +39,7 @@ def uncompile(model: nn.Module) -> None:
         module._compiled_call_impl = None
 
 
-def _options(mode: str) -> dict[str, Any]:
-    return {"fullgraph": True, "dynamic": False, "mode": mode.replace("_", "-")}
+def _complete(options: dict[str, Any]) -> dict[str, Any]:
+    if "mode" in options:
+        options = options | {"mode": options["mode"].replace("_", "-")}
+    return {"fullgraph": True, "dynamic": False} | options

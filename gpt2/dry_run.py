@@ -1,0 +1,116 @@
+"""One step of a run's real model on dummy tokens, on the CPU: does it build, trace, train and fit?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpt2.checkpoint import KEEP
+from gpt2.compilation import compile_scope, uncompile
+from gpt2.config import RunConfig
+from gpt2.device import autocast
+from gpt2.errors import UserError
+from gpt2.model import GPT
+from gpt2.optimizer import make_optimizer
+
+# Positions of the dummy sequence. What depends on its length is scaled from it.
+DRY_RUN_TOKENS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What one step on dummy tokens told."""
+
+    params: int
+    """Parameters, tied ones once."""
+
+    loss: float
+    """Of dummy tokens under the initial weights; close to ln(vocab_size)."""
+
+    memory_gib: float
+    """Estimated peak of GPU memory in training, eager: compilation needs less."""
+
+    checkpoint_gib: float
+    """Disk that a run's checkpoints take."""
+
+    flops: float
+    """Of the whole run, forward and backward."""
+
+    def describe(self) -> str:
+        """One line."""
+        return (
+            f"{self.params:,} parameters, loss {self.loss:.2f}, GPU memory about {self.memory_gib:.1f} GiB, "
+            f"checkpoints {self.checkpoint_gib:.1f} GiB, {self.flops:.3g} FLOP"
+        )
+
+
+def dry_run(config: RunConfig) -> DryRun:
+    """Build the run's model and take one forward, backward and optimizer step on dummy tokens on the CPU.
+
+    A compiled run is traced as a whole (`fullgraph`), without generating code: a graph break raises. Raises UserError
+    if the loss or a gradient is not finite, or a parameter that is to learn gets no gradient.
+    """
+    model = GPT(config.model, seed=config.train.seed)
+    params = model.num_params()
+    T = min(config.model.block_size, DRY_RUN_TOKENS)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(config.data.vocab_size, (1, T + 1), generator=generator)
+    x, y = tokens[:, :-1], tokens[:, 1:]
+    device = torch.device("cpu")
+
+    if config.train.compile != "none":
+        compile_scope(model, config.train.compile, backend="eager")
+        with autocast(device, config.train.dtype):
+            model(x, y)
+        uncompile(model)
+        torch.compiler.reset()
+
+    saved = _SavedBytes(model)
+    with torch.autograd.graph.saved_tensors_hooks(saved.count, lambda tensor: tensor), autocast(
+        device, config.train.dtype
+    ):
+        _, loss = model(x, y)
+    loss.backward()
+    for name, p in model.named_parameters():
+        if p.requires_grad and p.grad is None:
+            raise UserError(f"parameter {name} learns nothing: the loss does not depend on it")
+        if p.grad is not None and not bool(p.grad.isfinite().all()):
+            raise UserError(f"the gradient of {name} is not finite in the first step")
+    if not bool(loss.isfinite()):
+        raise UserError(f"the loss is {loss.item()} in the first step")
+    make_optimizer(model, config.optimizer, "cpu").step()
+
+    return DryRun(
+        params=params,
+        loss=loss.item(),
+        memory_gib=_training_bytes(config, params, saved.bytes / T) / 2**30,
+        # Weights and two moments; while the newest is written there is one more.
+        checkpoint_gib=(KEEP + 1) * 12 * params / 2**30,
+        flops=float(model.flops_per_token()) * config.tokens_per_iter * config.train.max_iters,
+    )
+
+
+class _SavedBytes:
+    """Adds up what autograd keeps for the backward pass, weights aside."""
+
+    def __init__(self, model: GPT) -> None:
+        self._seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self._shapes = {p.shape for p in model.parameters() if p.dim() >= 2}
+        self.bytes = 0
+
+    def count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen and tensor.shape not in self._shapes and tensor.mT.shape not in self._shapes:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def _training_bytes(config: RunConfig, params: int, activation_bytes_per_token: float) -> float:
+    """Weights, gradients and two moments in float32, a half-precision copy of the weights, activations, and logits
+    once more for their gradient."""
+    tokens = config.train.batch_size * config.model.block_size
+    half_copy = 0 if config.train.dtype == "float32" else 2
+    return params * (16 + half_copy) + tokens * (activation_bytes_per_token + 4 * config.model.vocab_size)

@@ -1,0 +1,474 @@
+"""Train one GPT-2 from one resolved `.config`.
+
+    python gpt2/train_ra_mla.py --config .config --out results/mine
+    python gpt2/train_ra_mla.py --config .config --dry-run
+
+The run directory is described in docs/results.md. A directory that holds an unfinished run of the same settings is
+continued from its newest whole checkpoint; one that holds another run is refused. Exit status: 0 finished, 1 failed
+(the loss or a gradient stopped being finite), 2 not as asked, 130 interrupted (a checkpoint was left).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import statistics
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: Python put gpt2/ itself first, where `import gpt2.x` finds nothing
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from torch import Tensor, nn
+
+from gpt2 import dotconfig
+from gpt2.checkpoint import load_newest, read_checkpoint, save_checkpoint, sha256_of
+from gpt2.clock import StepClock
+from gpt2.compilation import compile_scope, uncompile
+from gpt2.config import RunConfig, identity_hash, run_config
+from gpt2.data import Batch, Dataset, batches, eval_batches, open_dataset
+from gpt2.device import autocast, device_name, peak_flops, peak_memory_gib, select_device, set_precision, synchronize
+from gpt2.dry_run import dry_run
+from gpt2.errors import UserError, run_command
+from gpt2.files import write_json
+from gpt2.model import GPT
+from gpt2.nonfinite import first_nonfinite
+from gpt2.optimizer import learning_rate, make_optimizer, set_lr
+from gpt2.record import Metrics, RunLock, add_resumption, check_identity, write_provenance
+from gpt2.stop import Stop
+from gpt2.tracking import Trackers
+
+# So many steps in a row that gradient scaling had to skip are no overflow but a run that has diverged: the scale has
+# been halved for each of them, from 65536 to nothing.
+MAX_OVERFLOWS_IN_A_ROW = 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train one GPT-2 from one resolved .config.")
+    parser.add_argument("--config", type=Path, required=True, help="a complete .config")
+    parser.add_argument("--out", type=Path, help="the run's directory")
+    parser.add_argument("--dry-run", action="store_true", help="build the model and take one step on dummy tokens")
+    parser.add_argument("--stop-with-parent", action="store_true", help="stop when the process that started this ends")
+    args = parser.parse_args()
+    resolved = dotconfig.load(args.config)
+    config = run_config(resolved.symbols)
+    if args.dry_run:
+        print(dry_run(config).describe())
+        return 0
+    if args.out is None:
+        raise UserError("--out: name the directory to write the run to (or give --dry-run)")
+    stop = Stop(with_parent=args.stop_with_parent)
+    stop.install()
+    args.out.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(args.out)
+    try:
+        run = Run(config, args.out)
+        resolved.write(args.out / "config")
+        status = run.train(stop)
+    finally:
+        lock.release()
+    return {"done": 0, "failed": 1, "interrupted": 130}[status]
+
+
+class Run:
+    """One training run in its directory: everything that the loop needs, and the loop.
+
+    Raises UserError where something asked for cannot be had, or the directory holds another run.
+    """
+
+    def __init__(self, config: RunConfig, out: Path) -> None:
+        t = config.train
+        self.config = config
+        self.out = out
+        self._wall_start = time.perf_counter()
+        self.dataset = open_dataset(config.data)
+        self.device = select_device(t.device)
+        identity = run_identity(config, self.dataset)
+        self.config_hash = identity_hash(identity)
+        goes_on = check_identity(out, identity)
+        if not goes_on:
+            data = describe_data(self.dataset)
+            write_provenance(out, device=self.device, data=data, identity=identity, config_hash=self.config_hash)
+        self.metrics = Metrics(out / "metrics.jsonl")
+        self.trackers = Trackers(config, out)
+
+        set_precision(t.tf32)
+        self.model = GPT(config.model, seed=t.seed)
+        if t.init_from:
+            load_weights(self.model, Path(t.init_from))
+        self.model.to(self.device)
+        self.optimizer = make_optimizer(self.model, config.optimizer, self.device.type)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
+        self.eval_set = [(x.to(self.device), y.to(self.device)) for x, y in self._eval_batches()]
+        self.flops_per_token = self.model.flops_per_token()
+        self.peak_flops = peak_flops(self.device)
+
+        self.step = 0
+        """Optimizer steps done."""
+        self.clock = StepClock(self.device)
+        self.earlier_wall_s = 0.0
+        self.laps: list[float] = []
+        """ms per step of each log line."""
+        self.overflows = 0
+        self.overflows_in_a_row = 0
+        self.train_loss = self.val_loss = float("nan")
+        self.compiled = t.compile
+        self.events: list[str] = []
+        """What went differently from what was asked."""
+        self.checkpoint: Path | None = None
+        if goes_on:
+            self._resume()
+
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    def train(self, stop: Stop) -> str:
+        """Train to the last step, or until asked to stop. Returns the status that summary.json has."""
+        t = self.config.train
+        self._event("start", f"{self.model.num_params():,} parameters on {device_name(self.device)}")
+        self._compile_and_warm_up()
+        stop.defer()
+        self._event("training", f"steps {self.step} to {t.max_iters}")
+        status, error = "done", None
+        try:
+            with closing(self._batches()) as stream:
+                self._loop(stream, stop)
+            if self.step < t.max_iters:
+                status = "interrupted"
+                self._event("interrupted", f"{stop.requested}: left a checkpoint at step {self.step}")
+        except NonFiniteError as failure:
+            status, error = "failed", str(failure)
+            self._event("nonfinite", error)
+        self._write_summary(status, error)
+        self.metrics.close()
+        self.trackers.close()
+        return status
+
+    def _loop(self, stream: Iterator[list[Batch]], stop: Stop) -> None:
+        t = self.config.train
+        # Losses and gradient norms stay on the device until they are logged: reading one makes the loop wait for it.
+        pending: list[Tensor] = []
+        self.clock.start()
+        while self.step < t.max_iters and not stop.requested:
+            if self.step % t.eval_interval == 0:
+                self.clock.stop()
+                self._evaluate(stop)
+                self.clock.start()
+            set_lr(self.optimizer, learning_rate(self.step, t.max_iters, self.config.optimizer))
+            pending.append(self.train_step(next(stream)))
+            self.step += 1
+
+            at_end = self.step == t.max_iters or stop.requested is not None
+            checkpoint_due = at_end or (t.checkpoint_interval > 0 and self.step % t.checkpoint_interval == 0)
+            if checkpoint_due or self.step % t.log_interval == 0:
+                self.clock.stop()
+                self._log(torch.stack(pending).tolist())
+                pending.clear()
+                if checkpoint_due:
+                    self._save()
+                self.clock.start()
+        self.clock.stop()
+        if self.step == t.max_iters:
+            self._evaluate(stop)
+
+    def train_step(self, micro_batches: list[Batch]) -> Tensor:
+        """One optimizer step. Returns its loss and gradient norm, [2], still on the device.
+
+        Where the gradient is not finite, no weight changes: what went wrong can then still be found out.
+        """
+        c = self.config
+        if c.model.dropout > 0:
+            # Dropout is a function of the step too, so that a resumed run draws what it would have drawn.
+            torch.manual_seed(c.train.seed * 1_000_003 + self.step)
+        loss_sum = torch.zeros((), device=self.device)
+        for x, y in micro_batches:
+            torch.compiler.cudagraph_mark_step_begin()
+            with autocast(self.device, c.train.dtype):
+                _, loss = self.model(x, y)
+            loss = loss / len(micro_batches)
+            self.scaler.scale(loss).backward()
+            loss_sum += loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        clip = c.optimizer.grad_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        if not self.scaler.is_enabled():
+            # What GradScaler does, for every precision: the fused kernel leaves everything as it is if this is 1.
+            self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.stack([loss_sum, norm])
+
+    @torch.no_grad()
+    def _evaluate(self, stop: Stop) -> None:
+        """Mean loss over the evaluation batches, logged. Given up when asked to stop."""
+        self.model.eval()
+        losses = []
+        for x, y in self.eval_set:
+            if stop.requested and self.step < self.config.train.max_iters:
+                break
+            torch.compiler.cudagraph_mark_step_begin()
+            with autocast(self.device, self.config.train.dtype):
+                _, loss = self.model(x, y)
+            losses.append(loss.clone())
+        self.model.train()
+        if len(losses) < len(self.eval_set):
+            return
+        self.val_loss = torch.stack(losses).mean().item()
+        values = {"tokens": self.tokens, "val_loss": self.val_loss, "val_bpb": self._bpb(self.val_loss)}
+        self._write("eval", **values, time_s=round(self.clock.total_s, 3))
+        bpb = "" if values["val_bpb"] is None else f" | {values['val_bpb']:.4f} bits/byte"
+        print(f"step {self.step:>6} | val_loss {self.val_loss:.4f}{bpb}", flush=True)
+
+    def _log(self, steps: list[list[float]]) -> None:
+        """Log the steps since the last line; each is [loss, gradient norm]. Raises NonFiniteError."""
+        self._check_finite(steps)
+        losses, norms = zip(*steps, strict=True)
+        ms = 1000 * (self.clock.total_s - self.clock.last_lap_s) / len(steps)
+        self.clock.last_lap_s = self.clock.total_s
+        self.laps.append(ms)
+        self.train_loss = statistics.fmean(losses)
+        lr = self.optimizer.param_groups[0]["lr"]
+        speed = self._speed(ms)
+        self._write(
+            "train",
+            tokens=self.tokens,
+            loss=self.train_loss,
+            lr=lr,
+            grad_norm=norms[-1],
+            ms_per_step=round(ms, 3),
+            **speed,
+            time_s=round(self.clock.total_s, 3),
+        )
+        gates = {name: gate.tolist() for name, gate in self.model.gates().items()}
+        if gates:
+            self._write("gates", gates=gates)
+        mfu = "" if speed["mfu"] is None else f" | mfu {speed['mfu']:.1%}"
+        print(
+            f"step {self.step:>6} | loss {self.train_loss:.4f} | lr {lr:.2e} | norm {norms[-1]:.2f} | {ms:.1f} ms/step"
+            f" | {speed['tokens_per_s']:,.0f} tokens/s{mfu}",
+            flush=True,
+        )
+
+    def _check_finite(self, steps: list[list[float]]) -> None:
+        first = self.step - len(steps)
+        for i, (loss, norm) in enumerate(steps):
+            if math.isfinite(loss) and math.isfinite(norm):
+                self.overflows_in_a_row = 0
+                continue
+            if self.scaler.is_enabled() and self.overflows_in_a_row < MAX_OVERFLOWS_IN_A_ROW:
+                self.overflows += 1
+                self.overflows_in_a_row += 1
+                self._write("event", event="overflow", message=f"step {first + i} overflowed and was skipped")
+                continue
+            uncompile(self.model)
+            batch = next(iter(self._batches(first + i)))
+            where = first_nonfinite(self.model, batch, self.device, self.config.train.dtype)
+            good = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint else "there is no checkpoint yet"
+            raise NonFiniteError(
+                f"step {first + i}: loss {loss:.4g}, gradient norm {norm:.4g}; first not finite: {where}; {good}"
+            )
+
+    # Starting and stopping --------------------------------------------------------------------------------------------
+
+    def _compile_and_warm_up(self) -> None:
+        """Compile what is to be compiled, and run every kernel once, so that no step is timed with either."""
+        t = self.config.train
+        if t.compile != "none":
+            self._event("compile", f"compiling: {t.compile}, {t.compile_mode}")
+            compile_scope(self.model, t.compile, mode=t.compile_mode)
+        try:
+            self._warm_up()
+        except Exception as error:
+            if t.compile == "none":
+                raise
+            # The seed's fallback: a run in eager mode beats none, as long as nobody takes it for a compiled one.
+            uncompile(self.model)
+            torch.compiler.reset()
+            self.compiled = "none"
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            self._differs("compile_fallback", f"torch.compile failed, running eager: {reason}")
+            self._warm_up()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def _warm_up(self) -> None:
+        x, y = next(iter(self._batches(0)))[0]
+        with autocast(self.device, self.config.train.dtype):
+            _, loss = self.model(x, y)
+        loss.backward()
+        self.model.zero_grad(set_to_none=True)
+        self.model.eval()
+        with torch.no_grad(), autocast(self.device, self.config.train.dtype):
+            self.model(*self.eval_set[0])
+        self.model.train()
+        synchronize(self.device)
+
+    def _resume(self) -> None:
+        """Go on from the newest whole checkpoint, or from the beginning if there is none."""
+        loaded = load_newest(self.out / "checkpoints")
+        if loaded is not None:
+            state = loaded.state
+            self.checkpoint = loaded.path
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step = state["step"]
+            self.clock = StepClock(self.device, state["train_time_s"])
+            self.earlier_wall_s = state["wall_time_s"]
+            self.laps = state["laps"]
+            self.train_loss = state["train_loss"]
+            self.overflows = state["overflows"]
+            self.events = state["events"]
+            for path in loaded.damaged:
+                self._differs("damaged", f"{path.name} is damaged and was passed over")
+        add_resumption(self.out, device=self.device, step=self.step)
+        self._differs("resume", f"resumed at step {self.step}")
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "config_hash": self.config_hash,
+            "model_config": dataclasses.asdict(self.config.model),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "train_time_s": self.clock.total_s,
+            "wall_time_s": self._wall_s(),
+            "laps": self.laps,
+            "train_loss": self.train_loss,
+            "overflows": self.overflows,
+            "events": self.events,
+        }
+        self.checkpoint = save_checkpoint(self.out / "checkpoints", self.step, state)
+
+    def _write_summary(self, status: str, error: str | None) -> None:
+        # The first line's steps are slower than the rest where anything still warms up.
+        laps = self.laps[1:] or self.laps or [float("nan")]
+        ms = statistics.median(laps)
+        quartiles = statistics.quantiles(laps, n=4) if len(laps) > 1 else [ms, ms, ms]
+        write_json(
+            self.out / "summary.json",
+            {
+                "status": status,
+                "error": error,
+                "iters": self.step,
+                "tokens": self.tokens,
+                "val_loss": self.val_loss,
+                "val_bpb": self._bpb(self.val_loss),
+                "train_loss": self.train_loss,
+                "ms_per_step": ms,
+                "ms_per_step_iqr": quartiles[2] - quartiles[0],
+                **self._speed(ms),
+                "peak_mem_gib": peak_memory_gib(self.device),
+                "train_time_s": self.clock.total_s,
+                "wall_time_s": self._wall_s(),
+                "params": self.model.num_params(),
+                "config_hash": self.config_hash,
+                "compile": {"asked": self.config.train.compile, "ran": self.compiled},
+                "overflows": self.overflows,
+                "gates": {name: gate.tolist() for name, gate in self.model.gates().items()},
+                "events": self.events,
+            },
+        )
+
+    # Small things -----------------------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens seen."""
+        return self.step * self.config.tokens_per_iter
+
+    def _batches(self, step: int | None = None) -> Generator[list[Batch], None, None]:
+        return batches(
+            self.dataset,
+            seed=self.config.train.seed,
+            start_step=self.step if step is None else step,
+            batch_size=self.config.train.batch_size,
+            block_size=self.config.model.block_size,
+            accumulation=self.config.train.gradient_accumulation_steps,
+            device=self.device,
+        )
+
+    def _eval_batches(self) -> Iterator[Batch]:
+        return eval_batches(
+            self.dataset,
+            batch_size=self.config.train.batch_size,
+            block_size=self.config.model.block_size,
+            iters=self.config.train.eval_iters,
+        )
+
+    def _speed(self, ms: float) -> dict[str, float | None]:
+        tokens_per_s = 1000 * self.config.tokens_per_iter / ms
+        mfu = None if self.peak_flops is None else tokens_per_s * self.flops_per_token / self.peak_flops
+        return {"tokens_per_s": tokens_per_s, "mfu": mfu}
+
+    def _bpb(self, loss: float) -> float | None:
+        """Bits per byte of text from nats per token."""
+        bytes_per_token = self.dataset.val_bytes_per_token
+        return None if bytes_per_token is None else loss / (math.log(2) * bytes_per_token)
+
+    def _wall_s(self) -> float:
+        return self.earlier_wall_s + time.perf_counter() - self._wall_start
+
+    def _write(self, kind: str, **values: Any) -> None:
+        self.metrics.write(kind, self.step, **values)
+        self.trackers.write(kind, self.step, **values)
+
+    def _event(self, event: str, message: str) -> None:
+        self._write("event", event=event, message=message)
+        print(message, flush=True)
+
+    def _differs(self, event: str, message: str) -> None:
+        """An event that makes the run other than what was asked for: the summary says so too."""
+        self.events.append(message)
+        self._event(event, message)
+
+
+class NonFiniteError(Exception):
+    """The loss or a gradient stopped being finite. The message is one line."""
+
+
+def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """Everything that affects a run's numbers: its settings, its data, and the weights it starts from."""
+    identity = config.identity() | {"DATA_HASH": dataset.hash}
+    if config.train.init_from:
+        identity["INIT_FROM"] = sha256_of(Path(config.train.init_from))
+    return identity
+
+
+def load_weights(model: GPT, path: Path) -> None:
+    """Take the model's weights from a checkpoint. UserError if they are not this model's."""
+    state = read_checkpoint(path).get("model")
+    if not isinstance(state, dict):
+        raise UserError(f'CONFIG_INIT_FROM="{path}": has no entry "model"')
+    ours = model.state_dict()
+    for name in sorted({*ours, *state}):
+        if name not in state or name not in ours:
+            where = "the checkpoint lacks" if name not in state else "the model has no"
+            raise UserError(f'CONFIG_INIT_FROM="{path}": {where} {name}')
+        if state[name].shape != ours[name].shape:
+            shapes = f"{tuple(state[name].shape)} there and {tuple(ours[name].shape)} in the model"
+            raise UserError(f'CONFIG_INIT_FROM="{path}": {name} is {shapes}')
+    model.load_state_dict(state)
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """The data set, for provenance.json."""
+    return {
+        "dataset": dataset.name,
+        "tokenizer": dataset.tokenizer,
+        "hash": dataset.hash,
+        "train_tokens": dataset.train_tokens,
+        "val_tokens": dataset.val_tokens,
+        "val_bytes_per_token": dataset.val_bytes_per_token,
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)
