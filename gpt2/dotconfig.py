@@ -65,7 +65,7 @@ class Resolved:
     """A complete configuration in which everything that was asked for holds."""
 
     symbols: Mapping[str, bool | int | str]
-    """Value of every symbol that a `.config` holds, without CONFIG_. Where dependencies are not met, a symbol is absent."""
+    """Value of every symbol that a `.config` holds, without CONFIG_; the others have dependencies that are not met."""
 
     _text: str
     _defconfig: str
@@ -166,11 +166,26 @@ def resolve(*layers: Sequence[Assignment]) -> Resolved:
 
 def parse_tree(kind: type[kconfiglib.Kconfig] = kconfiglib.Kconfig) -> Any:
     """The Kconfig tree, without any values. What kconfiglib reads from the environment is hidden from it."""
-    with _plain_environment():
+    with plain_environment():
         try:
             return kind(str(ROOT / "Kconfig"), warn_to_stderr=False)
         except (kconfiglib.KconfigError, OSError) as error:
             raise UserError(" ".join(str(error).split())) from None
+
+
+@contextmanager
+def plain_environment() -> Iterator[None]:
+    """Set `srctree` to the checkout, and hide the other variables that change how kconfiglib reads a tree."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("KCONFIG_") or name == "CONFIG_":
+            del os.environ[name]
+    os.environ["srctree"] = str(ROOT)  # noqa: SIM112 - kconfiglib's spelling
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def symbol_values(tree: kconfiglib.Kconfig) -> dict[str, bool | int | str]:
@@ -203,21 +218,6 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
 @functools.cache
 def _tree() -> kconfiglib.Kconfig:
     return parse_tree()
-
-
-@contextmanager
-def _plain_environment() -> Iterator[None]:
-    """Set `srctree` to the checkout, and hide the other variables that change how kconfiglib reads a tree."""
-    before = dict(os.environ)
-    for name in before:
-        if name.startswith("KCONFIG_") or name == "CONFIG_":
-            del os.environ[name]
-    os.environ["srctree"] = str(ROOT)  # noqa: SIM112 - kconfiglib's spelling
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _merge(tree: kconfiglib.Kconfig, layers: Sequence[Sequence[Assignment]]) -> dict[str, Assignment]:
