@@ -15,12 +15,15 @@ attention layer. The derivations are in docs/ra-v5.md.
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gpt2.attention import CausalSelfAttention, LayerCache, causal_attention, merge_heads, split_heads
 from gpt2.config import GPTConfig
@@ -70,6 +73,34 @@ def fold_direct(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
 FOLDS: dict[str, Fold] = {"lerp": fold_lerp, "direct": fold_direct}
 
 
+@dataclass(frozen=True)
+class _Folded:
+    """A fold, and what it was made of."""
+
+    parts: list[Tensor]
+    state: tuple[int, ...]
+    weight: Tensor
+    bias: Tensor | None
+
+
+class _OptimizerSteps:
+    """Counts the steps of all of torch's optimizers.
+
+    A parameter's version counter, which in-place operations raise, is not raised by fused optimizers (seen in torch
+    2.11 and 2.13): without this, evaluating between steps would go on using the weights of the first evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        register_optimizer_step_post_hook(self._on_step)
+
+    def _on_step(self, *_: object) -> None:
+        self.count += 1
+
+
+_optimizer_steps = functools.cache(_OptimizerSteps)
+
+
 class UltimateRAv5(CausalSelfAttention):
     """Reciprocal attention at the cost of the baseline.
 
@@ -109,7 +140,7 @@ class UltimateRAv5(CausalSelfAttention):
         self.w_std = nn.Parameter(torch.ones(n_head), requires_grad=learn_w_std)
         self.w_rec = nn.Parameter(torch.full((n_head,), float(gate_init)), requires_grad=learn_w_rec)
         self.d_bias = nn.Parameter(torch.zeros(n_head, block_size)) if d_bias else None
-        self._folded: tuple[tuple[object, ...], Tensor, Tensor | None] | None = None
+        self._folded: _Folded | None = None
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight [3C, C] and bias [3C] (or None) of the standard attention layer that this layer is."""
@@ -120,12 +151,25 @@ class UltimateRAv5(CausalSelfAttention):
         return weight, fold(self.c_attn.bias.unsqueeze(1), self.w_std, self.w_rec, self.R).squeeze(1)
 
     def _folded_once(self) -> tuple[Tensor, Tensor | None]:
-        """`folded`, made anew only where a parameter has changed: every in-place operation raises its version."""
-        params = (self.c_attn.weight, self.c_attn.bias, self.w_std, self.w_rec)
-        state = tuple((id(p), p.data_ptr(), p._version, p.dtype) for p in params if p is not None)
-        if self._folded is None or self._folded[0] != state:
-            self._folded = (state, *self.folded())
-        return self._folded[1:]
+        """`folded`, made anew only where something it is made of may have changed."""
+        parts = [p for p in (self.c_attn.weight, self.c_attn.bias, self.w_std, self.w_rec) if p is not None]
+        state = (_optimizer_steps().count, *(p._version for p in parts))
+        known = self._folded
+        if known is None or known.state != state or any(a is not b for a, b in zip(known.parts, parts, strict=True)):
+            known = self._folded = _Folded(parts, state, *self.folded())
+        return known.weight, known.bias
+
+    def train(self, mode: bool = True) -> UltimateRAv5:
+        """As nn.Module's; forgets the fold."""
+        self._folded = None
+        super().train(mode)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> UltimateRAv5:
+        # What .to(), .cuda(), .double() and the like end in. It changes parameters behind their versions' back.
+        self._folded = None
+        super()._apply(fn, recurse)
+        return self
 
     def qkv(self, x: Tensor) -> Tensor:
         """x [B, T, C] -> [Qf|Kf|V], [B, T, 3C]."""
