@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import os
 import platform
 import shlex
@@ -15,10 +16,11 @@ import sysconfig
 import tokenize
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from gpt2.config import DataConfig
@@ -50,8 +52,8 @@ class Corpus(Protocol):
     def parts(self) -> list[str]:
         """Names of its parts, each of which is read on its own. May ask the network."""
 
-    def documents(self, part: str, scratch: Path) -> Iterator[str]:
-        """The documents of a part. What has to be downloaded is kept in `scratch` meanwhile.
+    def documents(self, part: str, scratch: Path, say: Callable[[str], None]) -> Iterator[str]:
+        """The documents of a part. What has to be downloaded lies in `scratch` meanwhile; `say` is told how far it is.
 
         Raises UserError where a file is not UTF-8 or cannot be had."""
 
@@ -83,7 +85,7 @@ class Files:
     def parts(self) -> list[str]:
         return ["files"]
 
-    def documents(self, part: str, scratch: Path) -> Iterator[str]:
+    def documents(self, part: str, scratch: Path, say: Callable[[str], None]) -> Iterator[str]:
         for path in self.files:
             try:
                 # Python source says in a first-line comment if it is not UTF-8.
@@ -107,7 +109,7 @@ class Shakespeare:
     def parts(self) -> list[str]:
         return ["input.txt"]
 
-    def documents(self, part: str, scratch: Path) -> Iterator[str]:
+    def documents(self, part: str, scratch: Path, say: Callable[[str], None]) -> Iterator[str]:
         try:
             with urllib.request.urlopen(_SHAKESPEARE_URL, timeout=_DOWNLOAD_TIMEOUT_S) as response:
                 content = response.read()
@@ -119,16 +121,68 @@ class Shakespeare:
         yield content.decode()
 
 
-def open_corpus(config: DataConfig) -> Corpus:
-    """The corpus of a data set other than "bin".
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """The column `text` of the Parquet files of a data set on the Hugging Face hub, a part each."""
 
-    Raises UserError if it can never be prepared as asked: no such files, a missing package.
-    """
+    repo: str
+    """OWNER/NAME."""
+
+    folder: str
+    """Where in the repository the Parquet files are."""
+
+    local = False
+    n_documents = None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return {"repo": self.repo, "folder": self.folder}
+
+    def parts(self) -> list[str]:
+        """PATH@COMMIT of each file, so that a preparation ends with the files it began with."""
+        hub = _hub()
+        try:
+            info = hub.HfApi().dataset_info(self.repo, timeout=_DOWNLOAD_TIMEOUT_S)
+        except (OSError, hub.errors.HTTPError) as error:
+            raise UserError(f"{self.repo}: cannot be listed on the Hugging Face hub: {_first_line(error)}") from error
+        names = sorted(file.rfilename for file in info.siblings or [])
+        parts = [f"{name}@{info.sha}" for name in names if Path(name).match(f"{self.folder}/*.parquet")]
+        if not parts:
+            raise UserError(f"{self.repo}: has no {self.folder}/*.parquet on the Hugging Face hub")
+        return parts
+
+    def documents(self, part: str, scratch: Path, say: Callable[[str], None]) -> Iterator[str]:
+        hub = _hub()
+        import pyarrow.parquet
+
+        name, _, commit = part.rpartition("@")
+        try:
+            # Keeps what it has of a file when it is interrupted, and goes on from there.
+            path = hub.HfApi().hf_hub_download(
+                self.repo, name, repo_type="dataset", revision=commit, local_dir=scratch, tqdm_class=_bar(say)
+            )
+        except (OSError, hub.errors.HTTPError) as error:
+            raise UserError(f"{self.repo}: cannot download {name}: {_first_line(error)}") from error
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for rows in file.iter_batches(columns=["text"]):
+                yield from rows.column(0).to_pylist()
+
+
+_HUB = {
+    "openwebtext": Hub(repo="Skylion007/openwebtext", folder="plain_text"),
+    "finewebedu": Hub(repo="HuggingFaceFW/fineweb-edu", folder="sample/10BT"),
+}
+
+
+def open_corpus(config: DataConfig) -> Corpus:
+    """The corpus of a data set other than "bin". Asks no network. Raises UserError if there are no such text files."""
     if config.dataset == "stdlib":
         return _stdlib()
     if config.dataset == "text":
         return Files(files=_text_files(config.text_paths), about={})
-    return Shakespeare()
+    if config.dataset == "shakespeare":
+        return Shakespeare()
+    return _HUB[config.dataset]
 
 
 def _stdlib() -> Files:
@@ -159,3 +213,34 @@ def _text_files(patterns: str) -> tuple[Path, ...]:
             raise UserError(f"DATASET_TEXT_PATHS={patterns}: {word} is no file, no directory with .txt or .md files")
         files += found
     return tuple(dict.fromkeys(path.resolve() for path in files))
+
+
+def _hub() -> ModuleType:
+    """huggingface_hub, which only the data sets on the hub need."""
+    try:
+        import huggingface_hub.errors
+        import pyarrow.parquet  # noqa: F401  (to miss it before the download, not after)
+    except ImportError as error:
+        raise UserError(
+            f"{error.name} is missing, which reads data sets of the Hugging Face hub: "
+            "`pip install huggingface_hub pyarrow` (the extra `download`)"
+        ) from error
+    return huggingface_hub
+
+
+def _bar(say: Callable[[str], None]) -> type:
+    """A progress bar class for the hub that tells `say` instead of drawing."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"file": io.StringIO()})
+
+        def display(self, *args: Any, **options: Any) -> None:
+            say(f"downloading {self.desc}: {self.n / 2**20:,.0f} of {(self.total or 0) / 2**20:,.0f} MiB")
+
+    return Bar
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -29,7 +29,7 @@ from gpt2.errors import UserError
 from gpt2.files import write_json
 from gpt2.tokenizer import Tokenizer, load_tokenizer
 
-Progress = Callable[[float, str], None]
+Report = Callable[[float, str], None]
 """Called with the share done, from 0 to 1, and a line that says what is being done."""
 
 _CHUNK_CHARS = 1 << 24  # text that is encoded, written and noted down at a time
@@ -86,7 +86,7 @@ def is_local(config: DataConfig) -> bool:
     return config.dataset == "bin" or open_corpus(config).local
 
 
-def prepare(config: DataConfig, progress: Progress = lambda share, what: None) -> Dataset:
+def prepare(config: DataConfig, report: Report = lambda share, what: None) -> Dataset:
     """The data set that `config` names, prepared if it is not yet.
 
     Raises UserError if files, packages, a vocabulary or a download that it needs cannot be had, or if one of the splits
@@ -95,23 +95,23 @@ def prepare(config: DataConfig, progress: Progress = lambda share, what: None) -
     if config.dataset != "bin":
         path = prepared_path(config)
         path.mkdir(parents=True, exist_ok=True)
-        with _locked(path / ".lock", progress):
+        with _locked(path / ".lock", report):
             if not (path / "meta.json").exists():
-                _build(config, open_corpus(config), load_tokenizer(config.tokenizer), path, progress)
+                _build(config, open_corpus(config), load_tokenizer(config.tokenizer), path, report)
     return open_dataset(config)
 
 
-def _build(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, path: Path, progress: Progress) -> None:
+def _build(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, path: Path, report: Report) -> None:
     """Make the prepared set in `path`, going on from what an interrupted attempt left there."""
     state = _load_state(path) or _State(parts=corpus.parts())
-    _write_tokens(config, corpus, tokenizer, path, state, progress)
+    _write_tokens(config, corpus, tokenizer, path, state, report)
     for name, split in (("training", state.train), ("validation", state.val)):
         if split.tokens == 0:
             raise UserError(
                 f"DATASET_VAL_FRACTION={config.val_fraction}: of the {state.train.documents + state.val.documents} "
                 f"documents of {config.dataset} none is left for {name}; more documents, or another share, are needed"
             )
-    progress(1.0, "hashing")
+    report(1.0, "hashing")
     dataset = dataset_from_files(config, path, train=[path / "train.bin"], val=[path / "val.bin"])
     meta = {
         "recipe": recipe_of(config, corpus),
@@ -126,7 +126,7 @@ def _build(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, path: Path,
 
 
 def _write_tokens(
-    config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, path: Path, state: _State, progress: Progress
+    config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, path: Path, state: _State, report: Report
 ) -> None:
     """Append what is left of the corpus to train.bin and val.bin, noting down in `state` what is safely there."""
     enough = config.max_tokens or math.inf
@@ -139,8 +139,11 @@ def _write_tokens(
     ):
         files = {"train": train_file, "val": val_file}
         while state.parts_done < len(state.parts) and state.train.tokens < enough:
-            progress(_share(config, corpus, state), f"reading {state.parts[state.parts_done]}")
-            documents = corpus.documents(state.parts[state.parts_done], path / "download")
+            documents = corpus.documents(
+                state.parts[state.parts_done],
+                path / "download",
+                lambda line: report(_share(config, corpus, state), line),
+            )
             for chunk in _chunks(itertools.islice(documents, state.documents_done, None)):
                 pieces = [piece for text in chunk for piece in split_document(text, config.val_fraction)]
                 encoded = pool.map(tokenizer.encode, [text for _, text in pieces])
@@ -150,7 +153,7 @@ def _write_tokens(
                     getattr(state, name).add(files[name], np.concatenate([separator, ids]), len(text.encode()))
                 state.documents_done += len(chunk)
                 _note_down(path, state, files.values())
-                progress(_share(config, corpus, state), f"{state.train.tokens + state.val.tokens:,} tokens")
+                report(_share(config, corpus, state), f"{state.train.tokens + state.val.tokens:,} tokens")
                 if state.train.tokens >= enough:
                     break
             state.parts_done += 1
@@ -221,12 +224,12 @@ def _load_state(path: Path) -> _State | None:
 
 
 @contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
+def _locked(path: Path, report: Report) -> Iterator[None]:
     """Hold the lock file `path`; the system lets go of it if this process dies."""
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress(0.0, "waiting for another process that prepares the same")
+            report(0.0, "waiting for another process that prepares the same")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

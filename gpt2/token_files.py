@@ -121,5 +121,6 @@ class Tokens:
         if key not in known:
             known[key] = self.scan()
             with contextlib.suppress(OSError):  # on a read-only disk every start scans
+                cache.parent.mkdir(parents=True, exist_ok=True)
                 write_json(cache, known)
         return Scan(*known[key])

