@@ -449,7 +449,7 @@ def _final_gates(experiment: Experiment) -> Sketch | None:
             axes.set_xlabel("head")
             axes.set_ylabel("layer")
             bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
-            bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+            bar.outline.set_linewidth(0.5)
     return Sketch(
         name="gates-final",
         title="Gates by layer and head",
@@ -497,7 +497,7 @@ def _gates_over_training(experiment: Experiment) -> Sketch | None:
         axes.set_xlabel("step")
     scale = matplotlib.cm.ScalarMappable(norm=matplotlib.colors.Normalize(0, max(1, layers - 1)), cmap=depth)
     bar = figure.colorbar(scale, ax=panels, shrink=0.6, pad=0.01, label="layer")
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.5)
     bar.set_ticks(list(range(0, layers, -(-layers // 6))))
     return Sketch(
         name="gates-course",

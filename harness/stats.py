@@ -21,7 +21,7 @@ training compute (Kaplan et al. 2020), so that 1 % of compute buys about 0.05 % 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from scipy import integrate, optimize, stats
 
-from harness.store import Arm, Experiment, RunRecord, compile_ran, device_name, write_csv
+from harness.store import Arm, Experiment, RunRecord, compile_ran, device_name, own_symbols, write_csv
 
 ALPHA = 0.05
 """Level of the tests; intervals are 95 %."""
@@ -40,6 +40,9 @@ POWER = 0.8
 
 MIN_SEEDS = 3
 """Below this no difference counts as shown: two differences hardly tell their own spread."""
+
+RUN_SYMBOLS = {"SEED", "DATA_HASH"}
+"""Symbols of an identity that are not an arm's own."""
 
 COMPARISON_COLUMNS = (
     *("step", "reference", "metric", "n", "delta_mean", "ci_low", "ci_high", "p_value", "verdict"),
@@ -301,6 +304,58 @@ def _verdict(c: Comparison, family: int) -> Comparison:
     return c
 
 
+def contamination(experiment: Experiment) -> list[str]:
+    """Reasons to distrust the comparisons: what differs between runs and should not. One sentence each."""
+    found = []
+    for name, fact in _SHARED_FACTS.items():
+        runs: dict[Any, list[str]] = {}
+        for run in experiment.runs:
+            if run.provenance is not None:
+                runs.setdefault(fact(run.provenance), []).append(run.name)
+        if len(runs) > 1:
+            found.append(f"{name} differs between runs: " + "; ".join(f"{v} ({_some(of)})" for v, of in runs.items()))
+    for arm in experiment.arms:
+        found += [
+            f"{run.name}: {symbol} is {run.provenance['identity'].get(symbol)}, unlike {value} in {arm.runs[0].name}"
+            for run in arm.runs
+            if run.provenance is not None
+            for symbol, value in identity(arm).items()
+            if symbol not in RUN_SYMBOLS and run.provenance["identity"].get(symbol) != value
+        ]
+        other, _ = reference_of(arm, experiment)
+        if other is not None:
+            own = {*own_symbols(arm), *own_symbols(other), "ATTENTION"}
+            found += [
+                f"{arm.step}: {d.symbol} is {d.value}, but {d.reference_value} in its reference {other.step}, and the "
+                "step does not ask for that"
+                for d in identity_differences(arm, other)
+                if None not in (d.value, d.reference_value) and not any(_belongs(s, d.symbol) for s in own)
+            ]
+    dirty = [run.name for run in experiment.runs if run.provenance is not None and run.provenance["code"]["dirty"]]
+    if dirty:
+        found.append(f"the code had uncommitted changes, kept in provenance.json: {_some(dirty)}")
+    return found
+
+
+_SHARED_FACTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "data": lambda provenance: str(provenance["data"]["hash"])[:12],
+    "device": lambda provenance: provenance["hardware"]["device_name"],
+    "torch version": lambda provenance: provenance["versions"]["torch"],
+    "code commit": lambda provenance: str(provenance["code"]["commit"])[:12],
+}
+"""What all runs of an experiment should share, from their provenance."""
+
+
+def _some(names: list[str]) -> str:
+    """Names, or the first two of them and their number."""
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+
+
+def _belongs(asked: str, symbol: str) -> bool:
+    """Whether a setting of a step decides a symbol of the identity. ATTENTION_RA_V5 is a member of ATTENTION."""
+    return asked == symbol or asked.startswith(f"{symbol}_")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """A setting in which an arm differs from its reference."""
@@ -313,9 +368,12 @@ class Difference:
 
 
 def identity_differences(arm: Arm, other: Arm) -> list[Difference]:
-    """The settings that affect numbers and differ between the first started runs of two arms, SEED and data aside."""
+    """The settings that affect numbers and differ between the first started runs of two arms; seed and data aside.
+
+    A setting that one of them does not have, such as RA_V5_R of a baseline, is part of the variant itself.
+    """
     mine, theirs = identity(arm), identity(other)
-    symbols = sorted((mine.keys() | theirs.keys()) - {"SEED", "DATA_HASH"})
+    symbols = sorted((mine.keys() | theirs.keys()) - RUN_SYMBOLS)
     return [
         Difference(symbol=symbol, value=mine.get(symbol), reference_value=theirs.get(symbol))
         for symbol in symbols

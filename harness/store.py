@@ -20,9 +20,7 @@ from typing import Any
 from gpt2 import dotconfig
 from gpt2.errors import UserError
 from gpt2.files import write_text
-
-STEPS_DIR = Path(__file__).resolve().parent.parent / "defconfigs" / "steps"
-"""Fragments of the ablation steps, `<number>-<name>.config`."""
+from harness.kconfig import configuration, list_steps
 
 SUMMARY_COLUMNS = (
     *("step", "seed", "status", "val_loss", "val_bpb", "train_loss", "iters", "tokens", "ms_per_step", "tokens_per_s"),
@@ -108,7 +106,7 @@ class Arm:
     @cached_property
     def references(self) -> list[str]:
         """STEP_REFERENCE: the names of the steps this one is compared with, best first."""
-        return [name.strip() for name in self.settings.get("STEP_REFERENCE", "").split(",") if name.strip()]
+        return _list(self.settings.get("STEP_REFERENCE", ""))
 
     @property
     def base(self) -> str:
@@ -148,8 +146,22 @@ class Experiment:
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """What the configuration that the experiment was started with says."""
-        return read_settings(self.path / "config")
+        """What the configuration that the experiment was started with says. Runs trained by hand leave none."""
+        path = self.path / "config"
+        return read_settings(path) if path.exists() else {}
+
+    @property
+    def missing(self) -> list[str]:
+        """What was asked for and has no directory yet: names of steps, and of runs as `<step>/seed-<seed>`."""
+        names = {str(step.number): step.name for step in list_steps()}
+        asked = _list(self.settings.get("RA_MLA_ABLATION_STEPS", ""))
+        steps = [names.get(step, step) for step in asked]
+        seeds = [int(seed) for seed in _list(self.settings.get("ABLATION_SEEDS", ""))]
+        no_runs = [step for step in steps if step not in {arm.base for arm in self.arms}]
+        no_seed = [
+            f"{arm.step}/seed-{seed}" for seed in seeds for arm in self.arms if seed not in {r.seed for r in arm.runs}
+        ]
+        return no_runs + no_seed
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -166,6 +178,12 @@ def load_experiment(path: Path) -> Experiment:
         raise UserError(f"{path}: holds no runs; `make` trains some, `make quickstart` does so in minutes")
     arms = [Arm(step=step, runs=tuple(sorted(of, key=lambda run: run.seed))) for step, of in runs.items()]
     return Experiment(path=path, arms=tuple(sorted(arms, key=_arm_order)))
+
+
+def configured_experiment() -> Path:
+    """The directory of the experiment that `.config`, and make's command line over it, name. Raises UserError."""
+    symbols = configuration().symbols
+    return Path(str(symbols["RESULTS_DIR"])) / str(symbols["MODEL_NAME"])
 
 
 def run_directory(results_dir: Path, model_name: str, step: str, seed: int) -> Path:
@@ -274,14 +292,21 @@ def _load_run(directory: Path, step: str, seed: int) -> RunRecord:
     )
 
 
+def own_symbols(arm: Arm) -> set[str]:
+    """The symbols that an arm's step sets, by its fragment or by being swept."""
+    fragments = (step.assignments() for step in list_steps() if step.name == arm.base)
+    return {a.symbol for assignments in fragments for a in assignments} | {s.split("=")[0] for s in arm.swept}
+
+
 def _arm_order(arm: Arm) -> tuple[float, str, list[tuple[Any, ...]]]:
     """Steps by their number, an unswept arm before swept ones, swept values as numbers where they are."""
-    numbers = {name: int(number) for number, _, name in (path.stem.partition("-") for path in _step_fragments())}
+    numbers = {step.name: step.number for step in list_steps()}
     return numbers.get(arm.base, math.inf), arm.base, [_natural(value) for value in sorted(arm.swept)]
 
 
-def _step_fragments() -> list[Path]:
-    return [path for path in STEPS_DIR.glob("*.config") if path.stem.split("-")[0].isdigit()]
+def _list(text: str) -> list[str]:
+    """The items of a list such as "1,2,3"."""
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _natural(text: str) -> tuple[Any, ...]:

@@ -1,0 +1,490 @@
+"""The report of an experiment: report.md and report.html, from the runs' files alone.
+
+    python -m scripts.report [EXPERIMENT_DIR]
+
+The HTML is one file with its figures inside, and needs no network. Both formats are made of the same `Report`, so that
+they cannot disagree. An ablation that is not finished gets a report too, which says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import rich.box
+import rich.table
+from markupsafe import Markup
+from rich.console import Console
+from rich.text import Text
+
+from gpt2.files import write_text
+from harness.figures import Drawing, draw_figures
+from harness.stats import (
+    ALPHA,
+    MIN_SEEDS,
+    Comparison,
+    compare,
+    contamination,
+    identity,
+    identity_differences,
+    reference_of,
+    write_comparison_csv,
+)
+from harness.store import Experiment, RunRecord, compile_ran, write_summary_csv
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+DASH = "–"  # noqa: RUF001 - an empty cell
+MINUS = "−"  # noqa: RUF001 - as wide as the plus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+    """So many columns from the left hold text; the rest hold numbers or short words."""
+
+    note: str = ""
+    """One paragraph below it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a report says."""
+
+    name: str
+    verdict: str
+    """One or two sentences: what a reader takes away who reads nothing else."""
+
+    partial: str
+    """What is not finished, as a sentence; empty where all is."""
+
+    warnings: Sequence[str]
+    facts: Sequence[tuple[str, str]]
+    """What was asked: name, value."""
+
+    comparison: Table
+    """The losses: what the verdict rests on."""
+
+    tables: Sequence[Table]
+    figures: Sequence[Drawing]
+    provenance: Sequence[tuple[str, str]]
+    commands: Sequence[str]
+    """What reproduces the experiment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A report, and where it lies."""
+
+    report: Report
+    paths: Sequence[Path]
+
+
+def write_report(experiment: Experiment) -> Written:
+    """Write summary.csv, comparison.csv, the figures, report.md and report.html."""
+    comparisons = compare(experiment)
+    figures = draw_figures(experiment, comparisons)
+    report = make_report(experiment, comparisons, figures)
+    paths = [write_summary_csv(experiment), write_comparison_csv(experiment, comparisons)]
+    for name in ("report.md", "report.html"):
+        path = experiment.path / name
+        write_text(path, render(report, name))
+        paths.append(path)
+    return Written(report=report, paths=[*paths, *(path for figure in figures for path in (figure.png, figure.svg))])
+
+
+def make_report(experiment: Experiment, comparisons: Sequence[Comparison], figures: Sequence[Drawing]) -> Report:
+    """Put into words what an experiment has shown so far."""
+    losses = [c for c in comparisons if c.metric.name == "val_loss"]
+    return Report(
+        name=experiment.name,
+        verdict=verdict(experiment, losses),
+        partial=_partial(experiment),
+        warnings=_warnings(experiment),
+        facts=_facts(experiment),
+        comparison=_loss_table(experiment, losses),
+        tables=[
+            _cost_table(experiment, comparisons),
+            _arm_table(experiment),
+            _differences_table(experiment),
+            _run_table(experiment),
+        ],
+        figures=figures,
+        provenance=_provenance(experiment),
+        commands=_commands(experiment),
+    )
+
+
+def render(report: Report, name: str) -> str:
+    """The text of "report.md" or "report.html"."""
+    is_html = name.endswith(".html")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=is_html,
+        # Markdown has no autoescape: everything that is put into the template passes through this instead.
+        finalize=None if is_html else _escape_markdown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["data_uri"] = _data_uri
+    return environment.get_template(f"{name}.j2").render(report=report)
+
+
+def print_report(report: Report) -> None:
+    """Print the verdict, what speaks against it and the comparison, as wide as the terminal."""
+    console = Console()
+    table = rich.table.Table(title=report.comparison.title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    for index, column in enumerate(report.comparison.columns):
+        is_text = index < report.comparison.text_columns or column == "note"
+        table.add_column(Text(column), justify="left" if is_text else "right")
+    for row in report.comparison.rows:
+        table.add_row(*map(Text, row))
+    if report.comparison.rows:
+        console.print(table)
+    for warning in report.warnings:
+        console.print(Text(f"warning: {warning}"))
+    for sentence in filter(None, (report.partial, report.verdict)):
+        console.print(Text(sentence, style="bold"))
+
+
+def _escape_markdown(value: object) -> str:
+    """Text that Markdown shows as it is, in a table's cell too. What the template calls safe is left alone."""
+    if isinstance(value, Markup):
+        return value
+    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\`*_[]|#~$" else c for c in text)
+
+
+def _data_uri(path: Path) -> str:
+    """An SVG file as the address of an image. An image of its own keeps its ids and styles to itself."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+# The verdict
+
+
+def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
+    """One or two plain sentences on the final validation loss. That nothing can be said yet is a verdict too."""
+    titles = {arm.step: arm.title for arm in experiment.arms}
+    tested = [c for c in losses if c.n > 0]
+    if not tested:
+        return _verdict_without_pairs(experiment)
+    if max(c.n for c in tested) < MIN_SEEDS:
+        seeds = max(c.n for c in tested)
+        return (
+            f"Undecided: {_count(seeds, 'seed')} cannot show a difference, the spread between seeds being as large as "
+            f"what is looked for. At least {MIN_SEEDS} are needed, 5 are better."
+        )
+    groups = []
+    for word in ("better", "worse", "same", "undecided", "not comparable"):
+        members = [c for c in tested if c.verdict == word]
+        if members:
+            is_shown = word in ("better", "worse")
+            amounts = [f" ({_amount(c)} against {titles[c.reference]})" * is_shown for c in members]
+            said = "; ".join(titles[c.step] + amount for c, amount in zip(members, amounts, strict=True))
+            groups.append(f"{_WORDS[word]}: {said}.")
+    open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None]
+    if open_ones:
+        low, high = (f"{limit(open_ones):.4f}" for limit in (min, max))
+        size = low if low == high else f"{low} to {high}"
+        groups.append(f"Where undecided, these seeds would probably have shown a difference of {size} nats/token.")
+    return " ".join(groups)
+
+
+_WORDS = {
+    "better": "Lower validation loss",
+    "worse": "Higher validation loss",
+    "same": "Same validation loss",
+    "undecided": "Undecided",
+    "not comparable": "Not comparable",
+}
+
+
+def _verdict_without_pairs(experiment: Experiment) -> str:
+    if not any(arm.done for arm in experiment.arms):
+        return "No verdict yet: no run has finished."
+    if len(experiment.arms) > 1:
+        return "No verdict yet: no arm and its reference have both finished with the same seed."
+    arm = experiment.arms[0]
+    loss = _mean_and_spread([v for run in arm.done if (v := run.value("val_loss")) is not None], 4)
+    return f"Nothing to compare: {arm.title} is the only arm. Its final validation loss is {loss} nats/token."
+
+
+def _amount(c: Comparison) -> str:
+    """A difference in loss in absolute and relative terms."""
+    assert c.delta_mean is not None
+    relative = "" if c.relative is None else f", {_signed(100 * c.relative, 2)} %"
+    return f"{_signed(c.delta_mean, 4)} nats/token{relative}"
+
+
+# What was asked, and what went wrong
+
+
+def _partial(experiment: Experiment) -> str:
+    done = sum(run.status == "done" for run in experiment.runs)
+    open_runs = [f"{run.name} ({run.status})" for run in experiment.runs if run.status != "done"]
+    open_runs += [f"{name} (not started)" for name in experiment.missing]
+    if not open_runs:
+        return ""
+    return f"This report is partial: {_count(done, 'run')} done, {len(open_runs)} not: {', '.join(open_runs)}."
+
+
+def _warnings(experiment: Experiment) -> list[str]:
+    found = contamination(experiment)
+    for run in experiment.runs:
+        summary, provenance = run.summary or {}, run.provenance or {}
+        if run.status == "failed":
+            found.append(f"{run.name} failed: {summary['error']}")
+        found += [f"{run.name}: {message}" for message in summary.get("events", [])]
+        for resumed in provenance.get("resumed", []):
+            for part in ("versions", "code", "hardware"):
+                if resumed[part] != provenance[part]:
+                    found.append(f"{run.name}: was resumed at step {resumed['step']} with other {part} than it began")
+    for arm in experiment.arms:
+        _, note = reference_of(arm, experiment)
+        if note:
+            found.append(f"{arm.step}: {note}")
+    return found
+
+
+def _facts(experiment: Experiment) -> list[tuple[str, str]]:
+    started = [run for run in experiment.runs if run.provenance is not None]
+    facts = [
+        ("Arms", ", ".join(arm.title for arm in experiment.arms)),
+        ("Seeds", ", ".join(map(str, sorted({run.seed for run in experiment.runs})))),
+    ]
+    if started:
+        provenance = started[0].provenance or {}
+        data, settings = provenance["data"], identity(experiment.arms[0])
+        facts.append(("Data", f"{data['dataset']}, tokenizer {data['tokenizer']}, {data['train_tokens']:,} tokens"))
+        shape = [f"{settings[s]} {word}" for s, word in _SHAPE if s in settings]
+        facts.append(("Model", ", ".join(shape) or DASH))
+    facts.append(("Parameters", _range(experiment, "params", "{:,.0f}")))
+    facts.append(("Tokens per run", _range(experiment, "tokens", "{:,.0f}")))
+    facts.append(("Steps per run", _range(experiment, "iters", "{:,.0f}")))
+    return facts
+
+
+_SHAPE = [("N_LAYER", "layers"), ("N_HEAD", "heads"), ("N_EMBD", "wide"), ("BLOCK_SIZE", "tokens of context")]
+
+
+def _range(experiment: Experiment, metric: str, form: str) -> str:
+    """The value that finished runs share, or the range of their values."""
+    values = {v for run in experiment.runs if run.status == "done" and (v := run.value(metric)) is not None}
+    return " to ".join(form.format(v) for v in dict.fromkeys([min(values), max(values)])) if values else DASH
+
+
+def _provenance(experiment: Experiment) -> list[tuple[str, str]]:
+    """Each fact with every value that occurs in the experiment."""
+    started = [run.provenance for run in experiment.runs if run.provenance is not None]
+
+    def values(get: Callable[[dict[str, Any]], object]) -> str:
+        return "; ".join(dict.fromkeys(str(get(p)) for p in started if get(p) is not None)) or DASH
+
+    versions = dict.fromkeys(name for p in started for name in p["versions"])
+    return [
+        ("Commit", values(lambda p: f"{p['code']['commit']}{' with uncommitted changes' * bool(p['code']['dirty'])}")),
+        ("Device", values(lambda p: p["hardware"]["device_name"])),
+        ("Processor", values(lambda p: f"{p['hardware']['cpu']}, {p['hardware']['cores']} cores")),
+        ("Driver", values(lambda p: p["hardware"]["driver"])),
+        *((name, values(lambda p, name=name: p["versions"].get(name))) for name in versions),  # type: ignore[misc]
+        ("Data hash", values(lambda p: p["data"]["hash"])),
+        ("Started", min((str(p["started"]) for p in started), default=DASH)),
+    ]
+
+
+def _commands(experiment: Experiment) -> list[str]:
+    commits = {str(run.provenance["code"]["commit"]) for run in experiment.runs if run.provenance is not None}
+    checkout = [f"git checkout {commit}" for commit in sorted(commits - {"None"})[:1]]
+    directory = f"{experiment.settings.get('RESULTS_DIR', 'results')}/{experiment.name}"
+    return [
+        *checkout,
+        f"cp {directory}/config .config",
+        "make check",
+        "make MODEL_NAME=again",
+        "make report MODEL_NAME=again",
+    ]
+
+
+# Tables
+
+
+def _loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
+    titles = {arm.step: arm.title for arm in experiment.arms}
+    rows = [
+        [
+            titles[c.step],
+            titles[c.reference],
+            str(c.n),
+            _signed(c.delta_mean, 4),
+            DASH if c.relative is None else f"{_signed(100 * c.relative, 2)} %",
+            _interval(c, 4),
+            _p(c.p_value),
+            _p(c.p_holm),
+            DASH if c.detectable is None else f"{c.detectable:.4f}",
+            c.verdict,
+            c.note,
+        ]
+        for c in losses
+    ]
+    columns = [
+        "step",
+        "reference",
+        "n",
+        "Δ loss",
+        "Δ %",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+        "detectable",
+        "verdict",
+        "note",
+    ]
+    return Table(
+        title="Validation loss against the reference",
+        columns=columns,
+        rows=rows,
+        text_columns=2,
+        note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
+        "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
+        f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
+        "show with probability 0.8. Same: the whole interval lies within 0.05 % of the loss.",
+    )
+
+
+def _cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Table:
+    titles = {arm.step: arm.title for arm in experiment.arms}
+    rows = [
+        [
+            titles[c.step],
+            titles[c.reference],
+            c.metric.label,
+            str(c.n),
+            f"{c.reference_mean:.4g} {c.metric.unit}",
+            DASH if c.relative is None else f"{_signed(100 * c.relative, 2)} %",
+            _interval_percent(c),
+            c.verdict,
+            c.note,
+        ]
+        for c in comparisons
+        if c.metric.name in ("ms_per_step", "peak_mem_gib") and c.n > 0
+    ]
+    return Table(
+        title="Cost against the reference",
+        columns=["step", "reference", "of", "n", "reference's", "Δ %", "95 % interval", "verdict", "note"],
+        rows=rows,
+        text_columns=3,
+        note="Lower is better. Same: the whole interval lies within 1 %. Costs are compared only where both sides ran "
+        "on the same device with the same compile setting. Throughput and training time are in comparison.csv.",
+    )
+
+
+def _arm_table(experiment: Experiment) -> Table:
+    digits = {"val_loss": 4, "val_bpb": 4, "ms_per_step": 1, "tokens_per_s": 0, "mfu": 3, "peak_mem_gib": 2}
+    rows = []
+    for arm in experiment.arms:
+        values = [[v for run in arm.done if (v := run.value(metric)) is not None] for metric in digits]
+        cells = [_mean_and_spread(of, d) for of, d in zip(values, digits.values(), strict=True)]
+        compiled = ", ".join(sorted({str(compile_ran(run)) for run in arm.done})) or DASH
+        rows.append([arm.title, arm.step, compiled, f"{len(arm.done)} of {len(arm.runs)}", *cells])
+    return Table(
+        title="Arms",
+        columns=["arm", "step", "compiled", "done", "val. loss", "bits/byte", "ms/step", "tokens/s", "MFU", "GiB"],
+        rows=rows,
+        text_columns=3,
+        note="Mean over finished seeds ± standard deviation between them. The spread of the paired differences, which "
+        "the comparison rests on, is usually smaller.",
+    )
+
+
+def _run_table(experiment: Experiment) -> Table:
+    def cell(run: RunRecord, metric: str, form: str) -> str:
+        value = run.value(metric)
+        return DASH if value is None else form.format(value)
+
+    forms = {"iters": "{:,.0f}", "val_loss": "{:.4f}", "train_loss": "{:.4f}", "ms_per_step": "{:.1f}"}
+    forms |= {"peak_mem_gib": "{:.2f}", "train_time_s": "{:,.0f}"}
+    return Table(
+        title="Runs",
+        columns=["run", "status", "steps", "val. loss", "train loss", "ms/step", "GiB", "seconds", "config"],
+        rows=[
+            [
+                run.name,
+                run.status,
+                *(cell(run, metric, form) for metric, form in forms.items()),
+                str((run.provenance or {}).get("config_hash", DASH))[:8],
+            ]
+            for run in experiment.runs
+        ],
+        text_columns=2,
+    )
+
+
+def _differences_table(experiment: Experiment) -> Table:
+    rows = []
+    for arm in experiment.arms:
+        other, _ = reference_of(arm, experiment)
+        if other is not None:
+            rows += [
+                [arm.title, other.title, d.symbol, _value(d.value), _value(d.reference_value)]
+                for d in identity_differences(arm, other)
+            ]
+    return Table(
+        title="In what each arm differs from its reference",
+        columns=["step", "reference", "setting", "step's", "reference's"],
+        rows=rows,
+        text_columns=5,
+        note="Every setting that affects the numbers and is not the same on both sides.",
+    )
+
+
+# Numbers as text
+
+
+def _signed(value: float | None, digits: int) -> str:
+    return DASH if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
+
+
+def _interval(c: Comparison, digits: int) -> str:
+    if c.ci_low is None or c.ci_high is None:
+        return DASH
+    return f"{_signed(c.ci_low, digits)} to {_signed(c.ci_high, digits)}"
+
+
+def _interval_percent(c: Comparison) -> str:
+    if c.ci_low is None or c.ci_high is None or not c.reference_mean:
+        return DASH
+    low, high = (_signed(100 * bound / c.reference_mean, 2) for bound in (c.ci_low, c.ci_high))
+    return f"{low} to {high}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return DASH
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _mean_and_spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return DASH
+    mean = f"{statistics.fmean(values):,.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
+
+
+def _value(value: object) -> str:
+    return DASH if value is None else str(value)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"

@@ -1,0 +1,27 @@
+"""Write the report of an experiment: report.html, report.md, the figures and tables in them. Print what it found.
+
+python -m scripts.report [EXPERIMENT_DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gpt2.errors import run_command
+from harness.report import print_report, write_report
+from harness.store import configured_experiment, load_experiment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the report of an experiment.")
+    parser.add_argument("experiment", type=Path, nargs="?", help="its directory; by default the one .config names")
+    experiment = load_experiment(parser.parse_args().experiment or configured_experiment())
+    written = write_report(experiment)
+    print_report(written.report)
+    for path in written.paths:
+        print(path)
+
+
+if __name__ == "__main__":
+    run_command(main)
