@@ -49,10 +49,18 @@ def _has_mla(model: GPTConfig) -> bool:
     return model.attention in ("mla", "ra_mla")
 
 
+class SettingError(UserError):
+    """A value that a setting cannot have. Its reader adds where the value came from (`Resolved.run_config`)."""
+
+    def __init__(self, symbol: str, value: object, expected: str) -> None:
+        super().__init__(f"{symbol}={value}: {expected}")
+        self.symbol = symbol
+
+
 def _check(condition: bool, symbol: str, value: object, expected: str) -> None:
     """Raise a one-line error that names the symbol (or field) and the value unless `condition` holds."""
     if not condition:
-        raise UserError(f"{symbol}={value}: {expected}")
+        raise SettingError(symbol, value, expected)
 
 
 @dataclass(frozen=True, kw_only=True)

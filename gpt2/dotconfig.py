@@ -3,7 +3,7 @@
 A configuration is made of layers of assignments: a defconfig, a step's fragment, settings from the command line.
 `resolve` lays them over each other, lets Kconfig work out the rest, and then compares what was asked for with what came
 out. kconfiglib drops or replaces what it does not like, with a warning at best; here that is an error which names the
-place, the symbol, the value and what would be right. `gpt2/config.py` makes typed settings of the result.
+place, the symbol, the value and what would be right. `Resolved.run_config` makes typed settings of it (gpt2/config.py).
 
     resolve(read_assignments(ROOT / "defconfigs/gpt2-baseline")).write(ROOT / ".config")
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 import kconfiglib
 
+from gpt2.config import RunConfig, SettingError, run_config
 from gpt2.errors import UserError
 from gpt2.files import write_text
 
@@ -82,6 +83,14 @@ class Resolved:
     def minimal(self) -> list[Assignment]:
         """What differs from the defaults, with its origins: the layer to lay others over."""
         return list(self._minimal)
+
+    def run_config(self) -> RunConfig:
+        """The typed settings. Raises UserError, with the origin, where a number is malformed or out of range."""
+        try:
+            return run_config(self.symbols)
+        except SettingError as error:
+            origin = next((a.origin for a in self._minimal if a.symbol == error.symbol), "default")
+            raise UserError(f"{origin}: CONFIG_{error}") from None
 
     def write(self, path: Path) -> None:
         """Write the complete `.config`, atomically."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from gpt2.checkpoint import KEEP
 from gpt2.compilation import compile_scope, uncompile
@@ -67,11 +68,11 @@ def dry_run(config: RunConfig) -> DryRun:
         uncompile(model)
         torch.compiler.reset()
 
-    saved = _SavedBytes(model)
-    with torch.autograd.graph.saved_tensors_hooks(saved.count, lambda tensor: tensor), autocast(
-        device, config.train.dtype
-    ):
-        _, loss = model(x, y)
+    # What autograd keeps for the backward pass is so much per token and so much per pass: two lengths tell them apart.
+    half_bytes, _ = _forward(model, x[:, : T // 2], y[:, : T // 2], config.train.dtype)
+    full_bytes, loss = _forward(model, x, y, config.train.dtype)
+    bytes_per_token = (full_bytes - half_bytes) / (T - T // 2)
+    bytes_per_pass = full_bytes - T * bytes_per_token
     loss.backward()
     for name, p in model.named_parameters():
         if p.requires_grad and p.grad is None:
@@ -85,32 +86,31 @@ def dry_run(config: RunConfig) -> DryRun:
     return DryRun(
         params=params,
         loss=loss.item(),
-        memory_gib=_training_bytes(config, params, saved.bytes / T) / 2**30,
+        memory_gib=_training_bytes(config, params, bytes_per_token, bytes_per_pass) / 2**30,
         # Weights and two moments; while the newest is written there is one more.
         checkpoint_gib=(KEEP + 1) * 12 * params / 2**30,
         flops=float(model.flops_per_token()) * config.tokens_per_iter * config.train.max_iters,
     )
 
 
-class _SavedBytes:
-    """Adds up what autograd keeps for the backward pass, weights aside."""
+def _forward(model: GPT, x: Tensor, y: Tensor, dtype: str) -> tuple[int, Tensor]:
+    """Bytes that autograd keeps of a forward pass, parameters aside, and the loss."""
+    seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    sizes = [0]
 
-    def __init__(self, model: GPT) -> None:
-        self._seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        self._shapes = {p.shape for p in model.parameters() if p.dim() >= 2}
-        self.bytes = 0
-
-    def count(self, tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen and tensor.shape not in self._shapes and tensor.mT.shape not in self._shapes:
-            self._seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            sizes.append(storage.nbytes())
         return tensor
 
+    with saved_tensors_hooks(count, lambda tensor: tensor), autocast(torch.device("cpu"), dtype):
+        _, loss = model(x, y)
+    return sum(sizes), loss
 
-def _training_bytes(config: RunConfig, params: int, activation_bytes_per_token: float) -> float:
-    """Weights, gradients and two moments in float32, a half-precision copy of the weights, activations, and logits
-    once more for their gradient."""
+
+def _training_bytes(config: RunConfig, params: int, bytes_per_token: float, bytes_per_pass: float) -> float:
+    """Weights, gradients and two moments in float32, what autograd keeps, and logits once more for their gradient."""
     tokens = config.train.batch_size * config.model.block_size
-    half_copy = 0 if config.train.dtype == "float32" else 2
-    return params * (16 + half_copy) + tokens * (activation_bytes_per_token + 4 * config.model.vocab_size)
+    return 16 * params + bytes_per_pass + tokens * (bytes_per_token + 4 * config.model.vocab_size)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gpt2.attention import LayerCache, causal_attention, merge_heads, split_heads
 from gpt2.config import GPTConfig
@@ -26,6 +28,17 @@ def build(config: GPTConfig) -> MultiHeadLatentAttention:
         dropout=config.dropout,
         bias=config.bias,
     )
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, computed in float32 whatever autocast made of x."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-5).type_as(x)
 
 
 class MultiHeadLatentAttention(nn.Module):
@@ -44,7 +57,7 @@ class MultiHeadLatentAttention(nn.Module):
         self.scale = 1 / math.sqrt(self.head_dim)
         self.dropout = dropout
         self.c_attn = nn.Linear(n_embd, n_embd + kv_latent_dim, bias=bias)
-        self.kv_norm = nn.RMSNorm(kv_latent_dim, eps=1e-5)
+        self.kv_norm = RMSNorm(kv_latent_dim)
         self.c_kv = nn.Linear(kv_latent_dim, 2 * n_embd, bias=bias)
         self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.resid_dropout = nn.Dropout(dropout)
@@ -52,7 +65,7 @@ class MultiHeadLatentAttention(nn.Module):
     def query_and_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, C] -> q [B, H, T, D] and the normalized latent [B, T, L]."""
         n_embd = self.n_head * self.head_dim
-        q, latent = self.c_attn(x).split([n_embd, self.kv_norm.normalized_shape[0]], dim=-1)
+        q, latent = self.c_attn(x).split([n_embd, self.kv_norm.weight.numel()], dim=-1)
         return split_heads(q, self.n_head), self.kv_norm(latent)
 
     def keys_values(self, latent: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
@@ -54,6 +55,18 @@ class RunLock:
     def release(self) -> None:
         self._file.close()
 
+    @staticmethod
+    def is_held(directory: Path) -> bool:
+        """Whether a process is training in `directory` now."""
+        try:
+            with (directory / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
 
 def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
     """Whether `directory` already holds this run. UserError, naming what differs, if it holds another one."""
@@ -76,13 +89,20 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
 
 
 def write_provenance(
-    directory: Path, *, device: torch.device, data: dict[str, Any], identity: dict[str, Any], config_hash: str
+    directory: Path,
+    *,
+    device: torch.device,
+    data: dict[str, Any],
+    identity: dict[str, Any],
+    config_hash: str,
+    overrides: Sequence[str],
 ) -> None:
     """Write provenance.json as a run starts."""
     write_json(
         directory / "provenance.json",
         {
             "command": sys.argv,
+            "overrides": list(overrides),
             **_now(device),
             "data": data,
             "identity": identity,

@@ -16,7 +16,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the run's directory")
     parser.add_argument("--dry-run", action="store_true", help="build the model and take one step on dummy tokens")
     parser.add_argument("--stop-with-parent", action="store_true", help="stop when the process that started this ends")
+    parser.add_argument("--overrides", nargs="+", default=[], help="settings of a command line, for the record")
     args = parser.parse_args()
     resolved = dotconfig.load(args.config)
     config = run_config(resolved.symbols)
@@ -68,7 +69,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     lock = RunLock(args.out)
     try:
-        run = Run(config, args.out)
+        run = Run(config, args.out, overrides=args.overrides)
         resolved.write(args.out / "config")
         status = run.train(stop)
     finally:
@@ -82,7 +83,7 @@ class Run:
     Raises UserError where something asked for cannot be had, or the directory holds another run.
     """
 
-    def __init__(self, config: RunConfig, out: Path) -> None:
+    def __init__(self, config: RunConfig, out: Path, *, overrides: Sequence[str] = ()) -> None:
         t = config.train
         self.config = config
         self.out = out
@@ -94,7 +95,14 @@ class Run:
         goes_on = check_identity(out, identity)
         if not goes_on:
             data = describe_data(self.dataset)
-            write_provenance(out, device=self.device, data=data, identity=identity, config_hash=self.config_hash)
+            write_provenance(
+                out,
+                device=self.device,
+                data=data,
+                identity=identity,
+                config_hash=self.config_hash,
+                overrides=overrides,
+            )
         self.metrics = Metrics(out / "metrics.jsonl")
         self.trackers = Trackers(config, out)
 

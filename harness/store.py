@@ -152,7 +152,7 @@ class Experiment:
 
     @property
     def missing(self) -> list[str]:
-        """What was asked for and has no directory yet: names of steps, and of runs as `<step>/seed-<seed>`."""
+        """What was asked for and has no directory yet: steps, then runs (`<step>/seed-<seed>`) in their order."""
         names = {str(step.number): step.name for step in list_steps()}
         asked = _list(self.settings.get("RA_MLA_ABLATION_STEPS", ""))
         steps = [names.get(step, step) for step in asked]
@@ -172,7 +172,7 @@ def load_experiment(path: Path) -> Experiment:
     runs: dict[str, list[RunRecord]] = {}
     for directory in path.glob("*/seed-*"):
         if match := re.fullmatch(r"seed-(\d+)", directory.name):
-            run = _load_run(directory, directory.parent.name, int(match[1]))
+            run = load_run(directory, directory.parent.name, int(match[1]))
             runs.setdefault(run.step, []).append(run)
     if not runs:
         raise UserError(f"{path}: holds no runs; `make` trains some, `make quickstart` does so in minutes")
@@ -278,7 +278,9 @@ def is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _load_run(directory: Path, step: str, seed: int) -> RunRecord:
+def load_run(directory: Path, step: str, seed: int) -> RunRecord:
+    """What a run's directory holds, which may be nothing yet."""
+
     def optional(name: str) -> Json | None:
         path = directory / name
         return read_json(path) if path.exists() else None

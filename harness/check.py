@@ -1,0 +1,58 @@
+"""`make check`: every planned run tried out on the CPU before hours are spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gpt2.dry_run import DryRun, dry_run
+from gpt2.errors import UserError
+from gpt2.prepare import dataset_status
+from harness.plan import Plan, PlannedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How a planned run did."""
+
+    run: PlannedRun
+    result: DryRun | None
+    """None if it failed."""
+
+    data: str
+    """Whether its data is there, or what will make it so."""
+
+    error: str | None
+    """Why it failed, one line."""
+
+
+def check_plan(plan: Plan) -> Iterator[Check]:
+    """Dry-run every run of a plan, going on after failures.
+
+    Runs that differ in nothing but their seed are one model, and are tried once.
+    """
+    tried: dict[str, DryRun | str] = {}
+    for run in plan.runs:
+        identity = run.config.identity()
+        del identity["SEED"]
+        key = repr(sorted(identity.items()))
+        if key not in tried:
+            tried[key] = _try(run)
+        outcome = tried[key]
+        try:
+            _, data = dataset_status(run.config.data)
+        except UserError as error:
+            data, outcome = "", str(error)
+        if isinstance(outcome, DryRun):
+            yield Check(run=run, result=outcome, data=data, error=None)
+        else:
+            yield Check(run=run, result=None, data=data, error=outcome)
+
+
+def _try(run: PlannedRun) -> DryRun | str:
+    try:
+        return dry_run(run.config)
+    except Exception as error:  # whatever an arm does wrong is this arm's failure: the others are still tried
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else "no message"
+        return reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"

@@ -1,0 +1,172 @@
+"""Running what a plan asks for and is not yet done, one run after another.
+
+A finished run is not run again, an unfinished one is continued, a directory that holds another run is refused before
+anything starts. A run that fails is reported and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gpt2.data import Dataset, open_dataset
+from gpt2.dotconfig import Assignment
+from gpt2.errors import UserError
+from gpt2.files import write_text
+from gpt2.prepare import dataset_status, is_local, prepare
+from gpt2.record import check_identity
+from gpt2.train_ra_mla import run_identity
+from harness.launchers import start_local
+from harness.plan import Plan, PlannedRun
+from harness.store import load_experiment, read_json, write_summary_csv
+from harness.terminal import LiveView, progress_bar
+
+LAST_EXPERIMENT = Path(".last-experiment")
+"""Holds the directory of the experiment that `make` ran last; `make continue` goes on with it."""
+
+POLL_S = 0.2
+
+
+def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
+    """Run a plan. Returns 0 if every run is done, 1 if one failed, 130 if it was interrupted.
+
+    Raises UserError before anything is run if data is missing, or a directory holds another run.
+    """
+    prepare_data(plan)
+    for run in plan.runs:
+        check_identity(run.path, run_identity(run.config, open_dataset(run.config.data)))
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    plan.base.write(plan.directory / "config")
+    write_text(LAST_EXPERIMENT, f"{plan.directory}\n")
+
+    failed = 0
+    with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, _sigterm_is_ctrl_c():
+        for run in plan.runs:
+            if is_done(run):
+                view.skipped(run.name)
+                continue
+            view.started(run.name)
+            status, reason = _run_one(run, [f"{a.symbol}={a.value}" for a in overrides], view)
+            view.ended(run.name, status, reason)
+            write_summary_csv(load_experiment(plan.directory))
+            if status == "interrupted":
+                return 130
+            failed += status == "failed"
+    return 1 if failed else 0
+
+
+def prepare_data(plan: Plan) -> None:
+    """Prepare the data sets of a plan that are made from what is on this machine. UserError where one is missing."""
+    for config in dict.fromkeys(run.config.data for run in plan.runs):
+        ready, message = dataset_status(config)
+        if ready:
+            continue
+        if not is_local(config):
+            raise UserError(f"DATASET_{config.dataset.upper()}: {message}")
+        with progress_bar(f"{config.dataset}, {config.tokenizer} tokens") as report:
+            prepare(config, report)
+
+
+def is_done(run: PlannedRun) -> bool:
+    """Whether a run has finished."""
+    path = run.path / "summary.json"
+    return path.exists() and read_json(path)["status"] == "done"
+
+
+def last_experiment() -> Path:
+    """The directory of the experiment that was run last. UserError if there is none."""
+    try:
+        return Path(LAST_EXPERIMENT.read_text().strip())
+    except FileNotFoundError:
+        raise UserError("there is nothing to continue: `make` starts an ablation") from None
+
+
+def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple[str, str]:
+    """Train one run to its end. Returns its status (done, failed, interrupted) and, if it failed, why."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.resolved.write(run.path / "config")
+    tail = MetricsTail(run.path / "metrics.jsonl")
+    log_start = _size(run.path / "train.log")
+    process = start_local(run, overrides)
+    interrupts = 0
+    while process.poll() is None:
+        try:
+            for line in tail.lines():
+                view.update(run.name, line)
+            time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            interrupts += 1
+            if interrupts == 1:
+                view.say("stopping at the next step, with a checkpoint; Ctrl-C again to kill")
+                process.send_signal(signal.SIGINT)
+            else:
+                process.kill()
+    for line in tail.lines():
+        view.update(run.name, line)
+    if interrupts:
+        return "interrupted", ""
+    if process.returncode == 0:
+        return "done", ""
+    return "failed", _reason(run.path, process, log_start)
+
+
+def _reason(path: Path, process: subprocess.Popen[bytes], log_start: int) -> str:
+    """Why a trainer failed: what its summary says, or the last line that it printed."""
+    log = path / "train.log"
+    if process.returncode == 1 and (path / "summary.json").exists():
+        summary = read_json(path / "summary.json")
+        if summary["status"] == "failed":
+            return f"{summary['error']} ({log})"
+    with log.open("rb") as file:
+        file.seek(log_start)
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    last = lines[-1].removeprefix("error: ") if lines else "printed nothing"
+    if process.returncode < 0:
+        last = f"killed by {signal.Signals(-process.returncode).name}; {last}"
+    return f"{last} ({log})"
+
+
+class MetricsTail:
+    """Reads what is appended to a metrics.jsonl, whole lines only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = _size(path)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The lines that have come since the last call."""
+        if _size(self._path) < self._position:  # a resumed run has cut off half a line
+            self._position = _size(self._path)
+        if _size(self._path) == self._position:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._position += len(line)
+                yield json.loads(line)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def _sigterm_is_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM stop a run as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,35 @@
+"""Train what `.config` asks for and is not yet done.
+
+    python -m scripts.run
+    python -m scripts.run --continue      # the experiment that was run last, as it was started
+
+Stop it any time with Ctrl-C. Exit status 1 if a run failed, 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from gpt2.dotconfig import load
+from gpt2.errors import run_command
+from harness.kconfig import command_line_assignments, configuration, refuse_assignments
+from harness.plan import make_plan
+from harness.runner import last_experiment, run_plan
+from harness.status import print_status
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train what the configuration asks for and is not yet done.")
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last experiment")
+    if parser.parse_args().go_on:
+        refuse_assignments("continue")
+        plan, overrides = make_plan(load(last_experiment() / "config")), []
+    else:
+        plan, overrides = make_plan(configuration()), command_line_assignments()
+    status = run_plan(plan, overrides)
+    print_status(plan)
+    return status
+
+
+if __name__ == "__main__":
+    run_command(main)

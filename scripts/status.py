@@ -1,0 +1,19 @@
+"""The table of runs that `.config` asks for, and how far each has come.
+
+    python -m scripts.status
+"""
+
+from __future__ import annotations
+
+from gpt2.errors import run_command
+from harness.kconfig import configuration
+from harness.plan import make_plan
+from harness.status import print_status
+
+
+def main() -> None:
+    print_status(make_plan(configuration()))
+
+
+if __name__ == "__main__":
+    run_command(main)
