@@ -6,6 +6,7 @@ a run is refused in a dialog when they save, with the file as it was and the ses
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib
 import sys
@@ -54,7 +55,8 @@ class Editor(kconfiglib.Kconfig):
 
     def resolved(self) -> Resolved:
         """The present values."""
-        return resolve(parse_assignments(config_text(self), "this menu"))
+        lines = parse_assignments(config_text(self), "")
+        return resolve([dataclasses.replace(assignment, origin="this menu") for assignment in lines])
 
 
 def menuconfig() -> None:
@@ -87,10 +89,13 @@ def oldconfig() -> None:
 
     editor = load_editor()
     interface.conf_changed = True
-    while interface.conf_changed:  # an answer can bring up new questions
-        interface.conf_changed = False
-        for node in editor.node_iter():
-            interface.oldconfig(node)
+    try:
+        while interface.conf_changed:  # an answer can bring up new questions
+            interface.conf_changed = False
+            for node in editor.node_iter():
+                interface.oldconfig(node)
+    except EOFError:
+        raise UserError(f"oldconfig: no answer; {DOTCONFIG} is as it was") from None
     save(editor.resolved())
 
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2.config import run_config
 from gpt2.dotconfig import ROOT, Assignment, Resolved, did_you_mean, load, read_assignments, resolve, settable_symbols
 from gpt2.errors import UserError
 from gpt2.files import write_text
@@ -69,7 +68,7 @@ def save(resolved: Resolved, path: Path = DOTCONFIG) -> None:
 
     Raises UserError, and leaves the file alone, where a number is malformed or settings do not go together.
     """
-    run_config(resolved.symbols)
+    resolved.run_config()
     if path.exists() and path.read_bytes() != resolved.text().encode():
         write_text(path.with_name(path.name + ".old"), path.read_text(encoding="utf-8", errors="replace"))
     resolved.write(path)

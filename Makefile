@@ -1,0 +1,99 @@
+# Does a change to GPT-2's attention pay? `make help` says what there is to type.
+#
+# Targets and help only: every recipe runs a Python module, most of them from scripts/. Settings are theirs to read:
+# no value from .config, a defconfig or the command line is ever expanded here or by a shell.
+
+ifeq ($(filter output-sync,$(.FEATURES)),)
+$(error GNU make 4.0 or newer is needed, and this is $(MAKE_VERSION))
+endif
+
+.DEFAULT_GOAL := all
+.NOTPARALLEL:
+.SUFFIXES:
+
+# make would put the variables of its command line into the environment of recipes, and expand them for it: `$(shell ...)`
+# in a name would run. Scripts read them from MAKEFLAGS (harness/kconfig.py) instead.
+$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$(eval unexport $v)))
+
+Q := $(if $(filter 1,$(V)),,@)
+
+# PYTHON from the command line or the environment is used as it is. Otherwise there is a .venv.
+ifndef PYTHON
+PYTHON := .venv/bin/python
+ENV := .venv/installed.txt
+endif
+
+RUN = $(Q)"$(PYTHON)" -m
+
+# In single quotes for the shell, whatever is in it.
+quote = '$(subst ','\'',$1)'
+
+.PHONY: FORCE
+FORCE:
+
+##@ Start here
+.PHONY: quickstart test help
+quickstart: $(ENV) ## Set up, train a small ablation on real text, report: minutes
+	$(RUN) scripts.quickstart
+test: $(ENV) ## Set up and run the tests
+	$(RUN) pytest
+help: ## This text
+	@awk -f scripts/help.awk Makefile
+
+##@ Configure
+CONFIGURE := menuconfig nconfig guiconfig oldconfig olddefconfig savedefconfig listnewconfig alldefconfig randconfig \
+	list-defconfigs
+.PHONY: $(CONFIGURE) list-steps
+menuconfig: ## Edit .config in a terminal
+nconfig: ## The same
+guiconfig: ## Edit .config in a window
+list-defconfigs: ## List the configurations in defconfigs/
+list-steps: ## List the ablation steps in defconfigs/steps/
+defconfig-%: FORCE $(ENV) ## Take one for .config; also NAME_defconfig
+	$(RUN) scripts.kconfig defconfig $(call quote,$*)
+%_defconfig: FORCE $(ENV)
+	$(RUN) scripts.kconfig defconfig $(call quote,$*)
+oldconfig: ## Ask for settings that .config does not have yet
+olddefconfig: ## Give them their defaults
+listnewconfig: ## List them
+savedefconfig: ## Write what differs from the defaults to defconfig
+alldefconfig: ## All defaults
+randconfig: ## A random .config; KCONFIG_SEED=n repeats one
+$(CONFIGURE): $(ENV)
+	$(RUN) scripts.kconfig $@
+list-steps: $(ENV)
+	$(RUN) scripts.list_steps
+
+##@ Train
+.PHONY: check all continue status prepare-data
+check: ## Dry-run everything that `make` would train, on the CPU
+all: $(ENV) ## Train what is not done yet: what `make` alone does
+	$(RUN) scripts.run
+continue: $(ENV) ## Go on with the last ablation, whatever .config says now
+	$(RUN) scripts.run --continue
+status: ## What is done and what is not
+prepare-data: ## Prepare the data set of .config
+
+##@ Read the results
+.PHONY: plots report
+plots: ## Draw the figures
+report: ## Write report.md and report.html, with tables and a verdict
+check status prepare-data plots report: $(ENV)
+	$(RUN) scripts.$(subst -,_,$@)
+
+##@ Work on the code
+.PHONY: venv lint clean mrproper
+venv: $(ENV) ## Set up .venv, as the other targets do when they need it
+lint: $(ENV) ## Style and types
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+clean: ## Remove caches
+	$(Q)rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	$(Q)find gpt2 harness scripts tests -name __pycache__ -prune -exec rm -rf {} +
+mrproper: clean ## Remove caches, .config and .venv
+	$(Q)rm -rf .venv .config .config.old
+	@echo "Kept: data and results. Remove them yourself if you mean to."
+
+.venv/installed.txt: constraints.txt
+	$(Q)python3 -m scripts.venv

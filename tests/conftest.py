@@ -1,0 +1,23 @@
+"""What all tests share: an environment without traces of whoever runs them, and no GPU tests without a GPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# `make test V=1` must not reach the makes and commands that tests run.
+for name in list(os.environ):
+    if name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "CONFIG_", "srctree") or name.startswith("KCONFIG_"):
+        del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needing_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not needing_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needing_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
