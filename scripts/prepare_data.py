@@ -9,19 +9,15 @@ Can be interrupted and goes on where it stopped. Settings of make's command line
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gpt2.config import run_config
 from gpt2.data import Dataset
 from gpt2.dotconfig import load
 from gpt2.errors import run_command
-from gpt2.prepare import Report, prepare
+from gpt2.prepare import prepare
 from harness.kconfig import command_line_assignments, configuration, overlay
+from harness.terminal import progress_bar
 
 
 def main() -> None:
@@ -33,28 +29,6 @@ def main() -> None:
     with progress_bar(f"{config.dataset}, {config.tokenizer} tokens") as report:
         dataset = prepare(config, report)
     print_dataset(dataset)
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Report]:
-    """A bar on a terminal; elsewhere a line for each tenth of the work."""
-    console = Console()
-    if console.is_terminal:
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-        with Progress(*columns, TextColumn("{task.fields[line]}"), console=console) as progress:
-            task = progress.add_task(title, total=1.0, line="")
-            yield lambda share, line: progress.update(task, completed=share, line=line)
-        return
-
-    tenths = -1
-
-    def print_tenths(share: float, line: str) -> None:
-        nonlocal tenths
-        if int(share * 10) > tenths:
-            tenths = int(share * 10)
-            print(f"{title}: {share:.0%}, {line}", flush=True)
-
-    yield print_tenths
 
 
 def print_dataset(dataset: Dataset) -> None:
