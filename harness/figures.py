@@ -7,6 +7,7 @@ display. An arm has one colour, line style and marker in all of them. The same r
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ STYLE: Any = {
     "lines.linewidth": 1.3,
     "lines.markersize": 4,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,  # a browser sets the text of an SVG a little wider
     "savefig.dpi": 250,
     "svg.fonttype": "none",
     "svg.hashsalt": "figures",
@@ -238,9 +240,9 @@ def _loss_against_tokens(experiment: Experiment) -> Sketch | None:
         panels[1].axhline(0, color="black", linewidth=0.8)
         panels[1].set_ylabel("difference from reference\n(nats/token)")
         after = [c.seeds[:, c.x >= panels[0].get_xlim()[0]] for c in differences]
-        limit = 1.1 * float(np.quantile(np.abs(np.concatenate([v.ravel() for v in after])), 0.98))
-        if limit > 0:
-            panels[1].set_ylim(-limit, limit)
+        low, high = np.quantile(np.concatenate([[0.0], *(v.ravel() for v in after)]), [0.01, 0.99])
+        room = 0.08 * (high - low) or 1e-3
+        panels[1].set_ylim(min(low, 0) - room, max(high, 0) + room)
     panels[-1].set_xlabel(f"training tokens ({unit})")
     _legend_below(figure, panels[0])
     below = " Below: loss minus that of the reference with the same seed, evaluation by evaluation." * bool(differences)
@@ -335,7 +337,7 @@ def _differences(experiment: Experiment, comparisons: Sequence[Comparison]) -> S
     axes.set_xlim(low, high)
     return Sketch(
         name="loss-differences",
-        title="Does it pay?",
+        title="Difference in final validation loss",
         caption="Final validation loss, step minus reference, paired by seed. The marker is the mean with its 95 % "
         "interval (Student's t; an interval may leave the picture); the dots below it are the seeds. Verdicts are "
         "adjusted for the number of comparisons.",
@@ -371,12 +373,18 @@ def _bars(experiment: Experiment, metric_name: str, name: str, title: str) -> Sk
     figure = Figure(figsize=(WIDTH, 0.6 + sum(0.13 + 0.13 * (1 + label.count("\n")) for label in labels)))
     axes = figure.subplots()
     highest = max(max(of) for _, of in values)
+    digits = max(0, 3 - math.floor(math.log10(highest)))  # four in the largest
     for row, (arm, of) in enumerate(values):
         colour = _look(arm, experiment)["color"]
         axes.barh(row, np.mean(of), height=0.62, color=colour, alpha=0.35, edgecolor=colour, linewidth=0.8)
         axes.scatter(of, row + np.linspace(-0.18, 0.18, len(of)) if len(of) > 1 else [row], s=9, color=colour, zorder=3)
         axes.annotate(
-            f"{np.mean(of):#.4g}", (max(of), row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5
+            f"{np.mean(of):.{digits}f}",
+            (max(of), row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
         )
     axes.set_yticks(range(len(values)), labels)
     axes.set_ylim(len(values) - 0.45, -0.55)

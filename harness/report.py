@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import rich.box
 import rich.table
 from markupsafe import Markup
 from rich.console import Console
 from rich.text import Text
 
+from gpt2.dotconfig import load
+from gpt2.errors import UserError
 from gpt2.files import write_text
 from harness.figures import Drawing, draw_figures
+from harness.plan import make_plan
 from harness.stats import (
     ALPHA,
     MIN_SEEDS,
@@ -40,6 +42,10 @@ from harness.store import Experiment, RunRecord, compile_ran, write_summary_csv
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DASH = "–"  # noqa: RUF001 - an empty cell
 MINUS = "−"  # noqa: RUF001 - as wide as the plus
+
+
+PRINTED = ("step", "reference", "n", "Δ loss", "95 % interval", "verdict")
+"""Columns of the comparison that a terminal has room for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +111,12 @@ def write_report(experiment: Experiment) -> Written:
 def make_report(experiment: Experiment, comparisons: Sequence[Comparison], figures: Sequence[Drawing]) -> Report:
     """Put into words what an experiment has shown so far."""
     losses = [c for c in comparisons if c.metric.name == "val_loss"]
+    missing, doubts = _missing(experiment)
     return Report(
         name=experiment.name,
         verdict=verdict(experiment, losses),
-        partial=_partial(experiment),
-        warnings=_warnings(experiment),
+        partial=_partial(experiment, missing),
+        warnings=[*doubts, *_warnings(experiment)],
         facts=_facts(experiment),
         comparison=_loss_table(experiment, losses),
         tables=[
@@ -142,20 +149,22 @@ def render(report: Report, name: str) -> str:
 
 
 def print_report(report: Report) -> None:
-    """Print the verdict, what speaks against it and the comparison, as wide as the terminal."""
-    console = Console()
-    table = rich.table.Table(title=report.comparison.title, title_justify="left", box=rich.box.SIMPLE_HEAD)
-    for index, column in enumerate(report.comparison.columns):
-        is_text = index < report.comparison.text_columns or column == "note"
-        table.add_column(Text(column), justify="left" if is_text else "right")
-    for row in report.comparison.rows:
-        table.add_row(*map(Text, row))
-    if report.comparison.rows:
+    """Print the comparison, what speaks against it and the verdict. Fits 80 columns; the files hold the rest."""
+    console = Console(highlight=False)
+    comparison = report.comparison
+    shown = [comparison.columns.index(column) for column in PRINTED]
+    table = rich.table.Table(title=comparison.title, title_justify="left", box=None, pad_edge=False)
+    for index in shown:
+        is_text = index < comparison.text_columns
+        table.add_column(comparison.columns[index], justify="left" if is_text else "right", no_wrap=not is_text)
+    for row in comparison.rows:
+        table.add_row(*(Text(row[index]) for index in shown))
+    if comparison.rows:
         console.print(table)
-    for warning in report.warnings:
-        console.print(Text(f"warning: {warning}"))
-    for sentence in filter(None, (report.partial, report.verdict)):
-        console.print(Text(sentence, style="bold"))
+    for sentence in (*(f"warning: {warning}" for warning in report.warnings), report.partial):
+        if sentence:
+            console.print(Text(sentence))
+    console.print(Text(report.verdict, style="bold"))
 
 
 def _escape_markdown(value: object) -> str:
@@ -231,13 +240,26 @@ def _amount(c: Comparison) -> str:
 # What was asked, and what went wrong
 
 
-def _partial(experiment: Experiment) -> str:
+def _partial(experiment: Experiment, missing: Sequence[str]) -> str:
     done = sum(run.status == "done" for run in experiment.runs)
     open_runs = [f"{run.name} ({run.status})" for run in experiment.runs if run.status != "done"]
-    open_runs += [f"{name} (not started)" for name in experiment.missing]
+    open_runs += [f"{name} (not started)" for name in missing]
     if not open_runs:
         return ""
     return f"This report is partial: {_count(done, 'run')} done, {len(open_runs)} not: {', '.join(open_runs)}."
+
+
+def _missing(experiment: Experiment) -> tuple[list[str], list[str]]:
+    """Names of the runs that were asked for and have no directory, and a warning where that cannot be told."""
+    path = experiment.path / "config"
+    if not path.exists():  # trained by hand: nothing else was asked for
+        return [], []
+    try:
+        planned = make_plan(load(path)).runs
+    except UserError as error:
+        return [], [f"whether runs are missing cannot be told, this code no longer takes their configuration: {error}"]
+    there = {run.name for run in experiment.runs}
+    return [run.name for run in planned if run.name not in there], []
 
 
 def _warnings(experiment: Experiment) -> list[str]:
@@ -261,7 +283,7 @@ def _warnings(experiment: Experiment) -> list[str]:
 def _facts(experiment: Experiment) -> list[tuple[str, str]]:
     started = [run for run in experiment.runs if run.provenance is not None]
     facts = [
-        ("Arms", ", ".join(arm.title for arm in experiment.arms)),
+        ("Arms", "; ".join(arm.title for arm in experiment.arms)),
         ("Seeds", ", ".join(map(str, sorted({run.seed for run in experiment.runs})))),
     ]
     if started:
@@ -359,7 +381,8 @@ def _loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
         "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
-        "show with probability 0.8. Same: the whole interval lies within 0.05 % of the loss.",
+        "show with probability 0.8, as one of so many comparisons. Same: the whole interval lies within 0.05 % of "
+        "the loss.",
     )
 
 

@@ -112,8 +112,9 @@ class Comparison:
     p_holm: float | None = None
     """`p_value` adjusted over the steps that were compared in this metric."""
 
-    detectable: float | None
-    """The true difference these seeds would have shown (p < 0.05) with probability 0.8, given their spread."""
+    detectable: float | None = None
+    """The true difference these seeds would have shown with probability 0.8, given their spread and the number of
+    comparisons in this metric (at Holm's first and strictest level)."""
 
     verdict: str = "undecided"
     """One of the words this module's docstring explains."""
@@ -178,7 +179,6 @@ class PairedTest:
     ci_low: float | None = None
     ci_high: float | None = None
     p_value: float | None = None
-    detectable: float | None = None
 
 
 def paired_test(deltas: Sequence[float]) -> PairedTest:
@@ -191,7 +191,7 @@ def paired_test(deltas: Sequence[float]) -> PairedTest:
         return PairedTest(mean=deltas[0] if deltas else None)
     if max(deltas) == min(deltas):
         mean = deltas[0]
-        return PairedTest(mean=mean, ci_low=mean, ci_high=mean, p_value=0.0 if mean else 1.0, detectable=0.0)
+        return PairedTest(mean=mean, ci_low=mean, ci_high=mean, p_value=0.0 if mean else 1.0)
     result = stats.ttest_1samp(deltas, 0.0)
     interval = result.confidence_interval(1 - ALPHA)
     return PairedTest(
@@ -199,14 +199,21 @@ def paired_test(deltas: Sequence[float]) -> PairedTest:
         ci_low=float(interval.low),
         ci_high=float(interval.high),
         p_value=float(result.pvalue),
-        detectable=_noncentrality(n) * float(np.std(deltas, ddof=1)) / math.sqrt(n),
     )
 
 
+def detectable_difference(deltas: Sequence[float], alpha: float = ALPHA) -> float:
+    """The true mean that a paired t-test at level `alpha` of so many differences, with their spread, is likely to show.
+
+    Likely is a probability of POWER. Two differences at least.
+    """
+    return _noncentrality(len(deltas), alpha) * float(np.std(deltas, ddof=1)) / math.sqrt(len(deltas))
+
+
 @cache
-def _noncentrality(n: int) -> float:
+def _noncentrality(n: int, alpha: float) -> float:
     """The mean difference, in standard errors, that a paired t-test of n pairs shows with probability POWER."""
-    critical = stats.t.isf(ALPHA / 2, n - 1)
+    critical = stats.t.isf(alpha / 2, n - 1)
     spread = stats.chi(n - 1, scale=1 / math.sqrt(n - 1))  # of the estimated standard error, about the true one
 
     def missing_power(noncentrality: float) -> float:
@@ -254,7 +261,6 @@ def _compare(arm: Arm, other: Arm, metric: Metric, note: str) -> Comparison:
         ci_low=test.ci_low,
         ci_high=test.ci_high,
         p_value=test.p_value,
-        detectable=test.detectable,
         verdict="not comparable" if differing else "undecided",
         note="; ".join([*differing, *notes]),
     )
@@ -280,10 +286,15 @@ def data_hash(run: RunRecord) -> str | None:
 
 
 def _judge(comparisons: list[Comparison]) -> list[Comparison]:
-    """Fill in p_holm and verdict of all comparisons in one metric."""
+    """Fill in p_holm, detectable and verdict of all comparisons in one metric."""
     tested = [c for c in comparisons if c.p_value is not None and c.verdict != "not comparable"]
     adjusted = {c.step: p for c, p in zip(tested, holm([c.p_value or 0.0 for c in tested]), strict=True)}
-    return [_verdict(replace(c, p_holm=adjusted[c.step]), len(tested)) if c in tested else c for c in comparisons]
+
+    def judged(c: Comparison) -> Comparison:
+        detectable = detectable_difference(list(c.deltas.values()), ALPHA / len(tested))
+        return _verdict(replace(c, p_holm=adjusted[c.step], detectable=detectable), len(tested))
+
+    return [judged(c) if c.step in adjusted else c for c in comparisons]
 
 
 def _verdict(c: Comparison, family: int) -> Comparison:

@@ -106,7 +106,7 @@ class Arm:
     @cached_property
     def references(self) -> list[str]:
         """STEP_REFERENCE: the names of the steps this one is compared with, best first."""
-        return _list(self.settings.get("STEP_REFERENCE", ""))
+        return [name for name in self.settings.get("STEP_REFERENCE", "").replace(" ", "").split(",") if name]
 
     @property
     def base(self) -> str:
@@ -149,19 +149,6 @@ class Experiment:
         """What the configuration that the experiment was started with says. Runs trained by hand leave none."""
         path = self.path / "config"
         return read_settings(path) if path.exists() else {}
-
-    @property
-    def missing(self) -> list[str]:
-        """What was asked for and has no directory yet: steps, then runs (`<step>/seed-<seed>`) in their order."""
-        names = {str(step.number): step.name for step in list_steps()}
-        asked = _list(self.settings.get("RA_MLA_ABLATION_STEPS", ""))
-        steps = [names.get(step, step) for step in asked]
-        seeds = [int(seed) for seed in _list(self.settings.get("ABLATION_SEEDS", ""))]
-        no_runs = [step for step in steps if step not in {arm.base for arm in self.arms}]
-        no_seed = [
-            f"{arm.step}/seed-{seed}" for seed in seeds for arm in self.arms if seed not in {r.seed for r in arm.runs}
-        ]
-        return no_runs + no_seed
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -304,11 +291,6 @@ def _arm_order(arm: Arm) -> tuple[float, str, list[tuple[Any, ...]]]:
     """Steps by their number, an unswept arm before swept ones, swept values as numbers where they are."""
     numbers = {step.name: step.number for step in list_steps()}
     return numbers.get(arm.base, math.inf), arm.base, [_natural(value) for value in sorted(arm.swept)]
-
-
-def _list(text: str) -> list[str]:
-    """The items of a list such as "1,2,3"."""
-    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _natural(text: str) -> tuple[Any, ...]:

@@ -55,6 +55,7 @@ def write_run(
         {"MODEL_NAME": experiment.name, "STEP_TITLE": title, "STEP_REFERENCE": reference, "SEED": seed},
     )
     identity = {
+        **{"N_LAYER": 12, "N_HEAD": 12, "N_EMBD": 768, "BLOCK_SIZE": 1024},
         "LEARNING_RATE": 6e-4,
         "ATTENTION": "baseline",
         **(identity or {}),
@@ -76,6 +77,7 @@ def write_run(
     _write_json(directory / "provenance.json", provenance)
     lines = list(_metrics(val_loss, iters, seed, ms_per_step, gates))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (directory / "summary.json").unlink(missing_ok=True)
     if status is not None:
         tokens_per_s = TOKENS_PER_STEP / ms_per_step * 1000
         summary = {
