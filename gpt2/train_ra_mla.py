@@ -37,6 +37,7 @@ from gpt2.device import autocast, device_name, peak_flops, peak_memory_gib, sele
 from gpt2.dry_run import dry_run
 from gpt2.errors import UserError, run_command
 from gpt2.files import write_json
+from gpt2.load import load_weights
 from gpt2.model import GPT
 from gpt2.nonfinite import first_nonfinite
 from gpt2.optimizer import learning_rate, make_optimizer, set_lr
@@ -109,7 +110,7 @@ class Run:
         set_precision(t.tf32)
         self.model = GPT(config.model, seed=t.seed)
         if t.init_from:
-            load_weights(self.model, Path(t.init_from))
+            load_weights(self.model, read_checkpoint(Path(t.init_from)), origin=f'CONFIG_INIT_FROM="{t.init_from}"')
         self.model.to(self.device)
         self.optimizer = make_optimizer(self.model, config.optimizer, self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
@@ -448,22 +449,6 @@ def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     if config.train.init_from:
         identity["INIT_FROM"] = sha256_of(Path(config.train.init_from))
     return identity
-
-
-def load_weights(model: GPT, path: Path) -> None:
-    """Take the model's weights from a checkpoint. UserError if they are not this model's."""
-    state = read_checkpoint(path).get("model")
-    if not isinstance(state, dict):
-        raise UserError(f'CONFIG_INIT_FROM="{path}": has no entry "model"')
-    ours = model.state_dict()
-    for name in sorted({*ours, *state}):
-        if name not in state or name not in ours:
-            where = "the checkpoint lacks" if name not in state else "the model has no"
-            raise UserError(f'CONFIG_INIT_FROM="{path}": {where} {name}')
-        if state[name].shape != ours[name].shape:
-            shapes = f"{tuple(state[name].shape)} there and {tuple(ours[name].shape)} in the model"
-            raise UserError(f'CONFIG_INIT_FROM="{path}": {name} is {shapes}')
-    model.load_state_dict(state)
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
