@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
@@ -354,7 +355,7 @@ def run_config(symbols: Symbols) -> RunConfig:
     Raises UserError, naming the symbol and its value, where a number is malformed or out of range.
     """
     name = str(symbols["MODEL_NAME"])
-    valid_name = name not in ("", ".", "..") and all(c.isalnum() and c.isascii() or c in "._-" for c in name)
+    valid_name = name not in ("", ".", "..") and all((c.isalnum() and c.isascii()) or c in "._-" for c in name)
     _check(valid_name and name[0] not in ".-", "MODEL_NAME", repr(name), "use letters, digits, '.', '_' and '-'")
     data = _fill(DataConfig, symbols)
     attention = _chosen("ATTENTION_", symbols)
@@ -394,10 +395,7 @@ def _fill(cls: type, symbols: Symbols, **given: Any) -> Any:
 
 def _float(symbol: str, text: object) -> float:
     """A finite number from a string symbol."""
-    try:
-        number = float(str(text))
-    except ValueError:
-        number = math.nan
+    number = float(str(text)) if _NUMBER.fullmatch(str(text)) else math.nan
     _check(math.isfinite(number), symbol, f'"{text}"', "is not a number such as 0.1 or 6e-4")
     return number
 
@@ -424,6 +422,7 @@ def _attention_options(attention: str | None, symbols: Symbols) -> dict[str, boo
     }
 
 
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FIELDS = [f for cls in (GPTConfig, DataConfig, OptimizerConfig, TrainConfig) for f in dataclasses.fields(cls)]
 _TAKEN = {f.metadata["symbol"] for f in _FIELDS if "symbol" in f.metadata}
 _CHOICE_PREFIXES = {f.metadata["symbol"] for f in _FIELDS if f.metadata.get("choice")}

@@ -27,6 +27,6 @@ def run_command(main: Callable[[], int | None]) -> None:
         status = 130
     except BrokenPipeError:
         # `make help | head` closes the pipe early; that is no failure. Python would complain again at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         status = 0
     sys.exit(status)

@@ -26,7 +26,7 @@ MAKE_VARIABLES = {
 }
 """Variables of the Makefile's own, which are no settings."""
 
-_WORD = re.compile(r"(?:[^\s\\]|\\.)+", re.DOTALL)
+_WORD = re.compile(r"(?:[^\s\\]|\\.)+", re.DOTALL | re.ASCII)
 _VARIABLE = re.compile(r"(\w+)=(.*)", re.DOTALL | re.ASCII)
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     print(f"Setting up {VENV} from {CONSTRAINTS}", flush=True)
     # Always from scratch: an install that was interrupted can look complete to pip.
     venv.create(VENV, clear=True, with_pip=True)
-    install = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--requirement", CONSTRAINTS]
+    install = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--requirement", str(CONSTRAINTS)]
     if subprocess.run(install).returncode != 0:
         raise UserError(f"pip could not install what {CONSTRAINTS} names; the next try starts from scratch")
     INSTALLED.write_text(wanted)

@@ -158,7 +158,7 @@ BAD_LINES = {
     "CONFIG_RA_V5_R=8": "depends on ATTENTION_RA_V5 || ATTENTION_RA_MLA || SEVERAL_ARMS, but ATTENTION_RA_MLA=n, "
     "ATTENTION_RA_V5=n, SEVERAL_ARMS=n",
     "CONFIG_N_LAYER=6": "depends on MODEL_CUSTOM, but MODEL_CUSTOM=n",
-    "CONFIG_COMPILE_MODE_MAX_AUTOTUNE=y": "depends on !COMPILE_NONE || SEVERAL_ARMS, but COMPILE_NONE=y, SEVERAL_ARMS=n",
+    "CONFIG_COMPILE_MODE_MAX_AUTOTUNE=y": "depends on !COMPILE_NONE || SEVERAL_ARMS, but COMPILE_NONE=y, SEVERAL_ARMS",
     'CONFIG_DATASET_BIN_DIR=""': "depends on DATASET_BIN, but DATASET_BIN=n",
     "CONFIG_SEVERAL_ARMS=y": "cannot be set: it follows from other settings, and is n",
     "# CONFIG_MODEL_GPT2 is not set": 'one member of the choice "Size" has to be y',
@@ -199,7 +199,8 @@ def test_a_comment_and_a_commented_setting_set_nothing() -> None:
         (
             "CONFIG_MODEL_GPT2=y",
             "CONFIG_MODEL_CUSTOM=y",
-            'f:2: CONFIG_MODEL_CUSTOM=y: MODEL_GPT2=y was set at f:1, and only one member of the choice "Size" can be y',
+            "f:2: CONFIG_MODEL_CUSTOM=y: MODEL_GPT2=y was set at f:1, "
+            'and only one member of the choice "Size" can be y',
         ),
         ("CONFIG_FOO=y", "CONFIG_BAR=y", "f:1: CONFIG_FOO=y: no such symbol (refused as well: BAR)"),
     ],
