@@ -7,8 +7,12 @@ A checkpoint holds the model's configuration beside its weights ("model_config",
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from gpt2.checkpoint import load_newest, read_checkpoint
 from gpt2.config import GPTConfig
@@ -28,9 +32,23 @@ def load_model(path: Path) -> GPT:
         path, state = loaded.path, loaded.state
     else:
         state = read_checkpoint(path)
-    model = GPT(_model_config(path, state), seed=0)
-    load_weights(model, state, origin=str(path))
+    return model_of(state, origin=str(path))
+
+
+def model_of(state: dict[str, Any], *, origin: str) -> GPT:
+    """The model of a checkpoint's content, in eval mode. UserError, beginning with `origin`, if it holds none."""
+    model = GPT(_model_config(state, origin), seed=0)
+    load_weights(model, state, origin=origin)
     return model.eval()
+
+
+def recorded_tokenizer(path: Path) -> str | None:
+    """The tokenizer's name in the provenance of a run, given its directory or one of its checkpoints; None without."""
+    provenance = (path if path.is_dir() else path.parent.parent) / "provenance.json"
+    if not provenance.is_file():
+        return None
+    name: str = json.loads(provenance.read_text())["data"]["tokenizer"]
+    return name
 
 
 def load_weights(model: GPT, state: dict[str, Any], *, origin: str) -> None:
@@ -43,17 +61,21 @@ def load_weights(model: GPT, state: dict[str, Any], *, origin: str) -> None:
         if name not in theirs or name not in ours:
             where = "the checkpoint lacks" if name not in theirs else "the model has no"
             raise UserError(f"{origin}: {where} {name}")
+        if not isinstance(theirs[name], Tensor):
+            raise UserError(f"{origin}: {name} is a {type(theirs[name]).__name__}, not a tensor")
         if theirs[name].shape != ours[name].shape:
             shapes = f"{tuple(theirs[name].shape)} there and {tuple(ours[name].shape)} in the model"
             raise UserError(f"{origin}: {name} is {shapes}")
+    if not torch.equal(theirs["lm_head.weight"], theirs["transformer.wte.weight"]):
+        raise UserError(f"{origin}: lm_head.weight is not the token embedding, to which the model's output is tied")
     model.load_state_dict(theirs)
 
 
-def _model_config(path: Path, state: dict[str, Any]) -> GPTConfig:
+def _model_config(state: dict[str, Any], origin: str) -> GPTConfig:
     settings = state.get("model_config")
     if not isinstance(settings, dict):
-        raise UserError(f'{path}: has no entry "model_config", and so is no checkpoint of a run')
+        raise UserError(f'{origin}: has no entry "model_config", and so is no checkpoint of a run')
     try:
         return GPTConfig(**settings | {"ra_v5_compile": False})
     except (TypeError, UserError) as error:  # an unknown field, or a value out of range
-        raise UserError(f"{path}: model_config: {error}") from None
+        raise UserError(f"{origin}: model_config: {error}") from None
