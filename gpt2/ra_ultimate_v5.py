@@ -203,3 +203,56 @@ class UltimateRAv5(CausalSelfAttention):
         q = torch.cat([q, F.pad(q.new_ones(*q.shape[:-1], 1), (0, pad - 1))], dim=-1)
         k = torch.cat([k, F.pad(d[None, ..., None].expand(*k.shape[:-1], 1), (0, pad - 1))], dim=-1)
         return q, k, F.pad(v, (0, pad))
+
+
+LOW_SLOTS = ("keep", "least", "most")
+"""What `convert_qkv_to_ra_v5` may put into the low slot."""
+
+
+@torch.no_grad()
+def convert_qkv_to_ra_v5(qkv_weights: Tensor, R: int = 4, *, n_head: int | None = None, low: str = "keep") -> Tensor:
+    """Rows for `c_attn` of RA v5 that give the baseline's output where the fold is the baseline (see `gate_init`).
+
+    qkv_weights: the baseline's rows [Q|K|V], [3C, C], or [3C, C + 1] with the bias as the last column. Returns the same
+    shape and type. The baseline's rows themselves are such rows, for any R: low="keep". But q -> A q, k -> A^-T k leaves
+    a head's scores alone, so what its low slot holds can be chosen. With M = W_q^T W_k of each of `n_head` heads (biases
+    included, if given), the slot's part of M becomes
+
+    - "least": the part along M's R smallest singular values. No other slot takes less of M's energy (squared norm).
+    - "most": along its R largest: the slot is the best approximation of the head's scores by R dimensions.
+
+    Queries and keys then have the same norm in each dimension. If the layer has a bias, it has to be given. ValueError
+    where shapes, R or `low` are wrong.
+    """
+    rows, columns = qkv_weights.shape if qkv_weights.dim() == 2 else (0, 0)
+    C = rows // 3
+    if rows == 0 or rows % 3 or columns not in (C, C + 1):
+        raise ValueError(f"qkv_weights has shape {tuple(qkv_weights.shape)}: must be [3C, C], or [3C, C + 1] with a bias")
+    if low not in LOW_SLOTS:
+        raise ValueError(f"low={low!r} is not one of {', '.join(LOW_SLOTS)}")
+    if n_head is None and low != "keep":
+        raise ValueError(f"low={low!r} needs n_head: each head is rotated by itself")
+    H = n_head or 1
+    if H < 1 or C % H:
+        raise ValueError(f"n_head={n_head} does not divide the width C={C}")
+    if not 1 <= R < C // H:
+        raise ValueError(f"R={R} must be from 1 to {C // H - 1}: a head is {C // H} wide")
+    if low == "keep":
+        return qkv_weights.clone()
+    q, k, v = qkv_weights.unflatten(0, (3, H, -1))
+    q, k = _in_singular_basis(q.double(), k.double())
+    if low == "most":
+        q, k = q.flip(1), k.flip(1)
+    return torch.stack([q.to(v.dtype), k.to(v.dtype), v]).view_as(qkv_weights)
+
+
+def _in_singular_basis(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """q', k' [H, D, K] with q'^T k' = q^T k, whose rows are its singular vectors times the root of the singular value.
+
+    Largest first. q^T k is [K, K] but has rank D: its decomposition is made from that of a D x D core.
+    """
+    q_basis, q_core = torch.linalg.qr(q.mT)
+    k_basis, k_core = torch.linalg.qr(k.mT)
+    u, s, vh = torch.linalg.svd(q_core @ k_core.mT)
+    root = s.sqrt().unsqueeze(-2)
+    return (q_basis @ (u * root)).mT, (k_basis @ (vh.mT * root)).mT
