@@ -32,7 +32,7 @@ def main() -> None:
             "this Python cannot make virtual environments: install the package python3-venv, "
             "or name a Python that has all packages with PYTHON=/path/to/python"
         )
-    print(f"Setting up {VENV} from {CONSTRAINTS}", flush=True)
+    print(f"Setting up {VENV} from {CONSTRAINTS}: minutes, this once", flush=True)
     # Always from scratch: an install that was interrupted can look complete to pip.
     venv.create(VENV, clear=True, with_pip=True)
     install = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--requirement", str(CONSTRAINTS)]
