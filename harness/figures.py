@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from gpt2.files import write_atomic
 from harness.stats import METRICS, Comparison, identity, reference_of
-from harness.store import Arm, Experiment, compile_ran
+from harness.store import Arm, Experiment, RunRecord, compile_ran
 
 WIDTH = 6.75
 """Inches: the text width of the usual two-column paper. Narrow figures are half of it."""
@@ -151,6 +151,11 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 # Loss
 
 
+def _drawn(arm: Arm) -> list[RunRecord]:
+    """The runs whose course is drawn: the finished ones. Where there are none, what is on its way."""
+    return arm.done or [run for run in arm.runs if run.status != "failed"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Curves:
     """One quantity of one arm over training, its seeds on a common axis."""
@@ -171,9 +176,9 @@ def _loss_curves(arm: Arm, x: str) -> Curves | None:
     """The evaluations of an arm's runs against `tokens` or `time_s`, up to where its shortest run has come.
 
     Evaluations happen at the same steps in every seed, so the seeds are averaged step by step, their times too.
-    Failed runs are left out, and so are those that never got past the first evaluation.
+    Runs that never got past the first evaluation are left out.
     """
-    runs = [run.series("eval", x, "val_loss") for run in arm.runs if run.status != "failed"]
+    runs = [run.series("eval", x, "val_loss") for run in _drawn(arm)]
     runs = [(xs, ys) for xs, ys in runs if len(xs) > 1]
     if not runs:
         return None
@@ -201,15 +206,16 @@ WARM_UP = 0.2
 """Share of training that the loss axes leave out: falling from ln(vocabulary) would squash all else."""
 
 SPREAD = (
-    "Lines are means over seeds, bands run from the lowest to the highest seed, thin lines are single seeds; an arm is "
-    "drawn as far as its shortest run has come, failed runs are left out."
+    "Lines are means over seeds, bands run from the lowest to the highest seed, thin lines are single seeds. "
+    "Unfinished runs are drawn only for an arm that has no finished one, and as far as its shortest has come."
 )
 ZOOM = f"The axes leave out the first {WARM_UP:.0%} of training."
 
 
 def _zoom(axes: Axes, curves: Sequence[Curves]) -> None:
     """Limit the axes to what follows the warm-up. An arm that diverges leaves the picture instead of setting it."""
-    start, end = WARM_UP * max(c.x[-1] for c in curves), max(c.x[-1] for c in curves)
+    end = max(c.x[-1] for c in curves)
+    start = min(c.x[c.x >= WARM_UP * end].min(initial=end) for c in curves)
     shown = [c.seeds[:, c.x >= start] for c in curves if (c.x >= start).sum() > 1]
     falling = [values for values in shown if values[:, -1].max() <= values[:, 0].max()] or shown
     if not falling:
@@ -260,8 +266,7 @@ def _difference_curves(arm: Arm, experiment: Experiment) -> Curves | None:
     if other is None:
         return None
     losses, partners = (
-        {run.seed: run.series("eval", "tokens", "val_loss") for run in of.runs if run.status != "failed"}
-        for of in (arm, other)
+        {run.seed: run.series("eval", "tokens", "val_loss") for run in _drawn(of)} for of in (arm, other)
     )
     pairs = [(*losses[seed], partners[seed][1]) for seed in losses.keys() & partners.keys()]
     pairs = [(xs, ys, refs) for xs, ys, refs in pairs if min(len(ys), len(refs)) > 1]
@@ -406,7 +411,7 @@ def _bars(experiment: Experiment, metric_name: str, name: str, title: str) -> Sk
 
 def _gate_history(arm: Arm) -> tuple[list[int], dict[str, NDArray[np.float64]]] | None:
     """Steps [P] and, for each gate, its values [seeds, P, n_layer, n_head], as far as every run of the arm has come."""
-    runs = [[line for line in run.metrics if line["kind"] == "gates"] for run in arm.runs]
+    runs = [[line for line in run.metrics if line["kind"] == "gates"] for run in _drawn(arm)]
     runs = [lines for lines in runs if lines]
     if not runs:
         return None
