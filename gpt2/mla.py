@@ -31,18 +31,18 @@ def build(config: GPTConfig) -> MultiHeadLatentAttention:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension, computed in float32 whatever autocast made of x."""
+    """x / rms(x) * weight over the last dimension, computed in the weight's precision whatever autocast made of x."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-5).type_as(x)
+        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, eps=1e-5).type_as(x)
 
 
 class MultiHeadLatentAttention(nn.Module):
-    """MLA. `c_attn` emits [q|latent], `c_kv` makes [K|V] from the normalized latent, `c_proj` is the output projection."""
+    """MLA: `c_attn` emits [q|latent], `c_kv` makes [K|V] of the normalized latent, `c_proj` projects the output."""
 
     GATES: tuple[str, ...] = ()
 
