@@ -51,6 +51,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
 
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`: a token may end in the middle of a character."""
+
     def token_bytes(self) -> np.ndarray:
         """How many bytes of UTF-8 text each id stands for, int64 [n_vocab]; 0 for `eot`."""
 
@@ -68,7 +71,10 @@ class ByteTokenizer:
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return bytes(int(i) for i in ids).decode(errors="replace")
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return bytes(int(i) for i in ids)
 
     def token_bytes(self) -> np.ndarray:
         return np.arange(self.n_vocab).clip(max=1)
@@ -107,7 +113,10 @@ class GPT2Tokenizer:
         return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._encoding.decode([int(i) for i in ids])
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return self._encoding.decode_bytes([int(i) for i in ids])
 
     def token_bytes(self) -> np.ndarray:
         pieces = [self._encoding.decode_single_token_bytes(i) for i in range(self.eot)]

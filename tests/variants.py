@@ -1,0 +1,37 @@
+"""Small models of every attention variant, for tests of what all of them have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gpt2.config import GPTConfig
+from gpt2.model import GPT
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "ra_v5-lerp": {"attention": "ra_v5"},
+    "ra_v5-direct": {"attention": "ra_v5", "ra_v5_fold": "direct"},
+    "ra_v5-lerp-d_bias": {"attention": "ra_v5", "ra_v5_d_bias": True},
+    "ra_v5-direct-d_bias": {"attention": "ra_v5", "ra_v5_fold": "direct", "ra_v5_d_bias": True},
+    "mla": {"attention": "mla"},
+    "ra_mla": {"attention": "ra_mla"},
+}
+"""Settings of GPTConfig by name."""
+
+
+def small_config(variant: str, **settings: Any) -> GPTConfig:
+    """Two layers of four heads of width 8; R=2, a latent of 12."""
+    small = dict(n_layer=2, n_head=4, n_embd=32, block_size=32, vocab_size=64, ra_v5_R=2, mla_kv_latent_dim=12)
+    return GPTConfig(**{**small, "ra_v5_compile": False, **VARIANTS[variant], **settings})
+
+
+def small_model(variant: str, **settings: Any) -> GPT:
+    """A model whose gates, biases and norms are all away from where they start, so that every one of them matters."""
+    model = GPT(small_config(variant, **settings), seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.4 * torch.randn(p.shape, generator=generator))
+    return model
