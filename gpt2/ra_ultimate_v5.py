@@ -214,9 +214,9 @@ def convert_qkv_to_ra_v5(qkv_weights: Tensor, R: int = 4, *, n_head: int | None 
     """Rows for `c_attn` of RA v5 that give the baseline's output where the fold is the baseline (see `gate_init`).
 
     qkv_weights: the baseline's rows [Q|K|V], [3C, C], or [3C, C + 1] with the bias as the last column. Returns the same
-    shape and type. The baseline's rows themselves are such rows, for any R: low="keep". But q -> A q, k -> A^-T k leaves
-    a head's scores alone, so what its low slot holds can be chosen. With M = W_q^T W_k of each of `n_head` heads (biases
-    included, if given), the slot's part of M becomes
+    shape and type. For any R, the baseline's rows themselves are such rows: low="keep". But q -> A q, k -> A^-T k
+    leaves a head's scores alone, so what its low slot holds can be chosen. With M = W_q^T W_k of each of `n_head` heads
+    (biases included, if given), the slot's part of M becomes
 
     - "least": the part along M's R smallest singular values. No other slot takes less of M's energy (squared norm).
     - "most": along its R largest: the slot is the best approximation of the head's scores by R dimensions.
@@ -227,7 +227,7 @@ def convert_qkv_to_ra_v5(qkv_weights: Tensor, R: int = 4, *, n_head: int | None 
     rows, columns = qkv_weights.shape if qkv_weights.dim() == 2 else (0, 0)
     C = rows // 3
     if rows == 0 or rows % 3 or columns not in (C, C + 1):
-        raise ValueError(f"qkv_weights has shape {tuple(qkv_weights.shape)}: must be [3C, C], or [3C, C + 1] with a bias")
+        raise ValueError(f"qkv_weights is {tuple(qkv_weights.shape)}: must be [3C, C], or [3C, C + 1] with a bias")
     if low not in LOW_SLOTS:
         raise ValueError(f"low={low!r} is not one of {', '.join(LOW_SLOTS)}")
     if n_head is None and low != "keep":
