@@ -102,10 +102,11 @@ def draw_figures(experiment: Experiment, comparisons: Sequence[Comparison]) -> l
     directory = experiment.path / "figures"
     directory.mkdir(exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        return [_write(sketch, directory) for draw in sketches if (sketch := draw()) is not None]
+        return [write_sketch(sketch, directory) for draw in sketches if (sketch := draw()) is not None]
 
 
-def _write(sketch: Sketch, directory: Path) -> Drawing:
+def write_sketch(sketch: Sketch, directory: Path) -> Drawing:
+    """Write a figure that was drawn under `STYLE` to a directory, as PNG and SVG. Call it under `STYLE` too."""
     FigureCanvasAgg(sketch.figure)
     sketch.figure.draw_without_rendering()
     sketch.figure.set_layout_engine("none")  # laid out once; the layout takes longer than the drawing
@@ -457,7 +458,7 @@ def _final_gates(experiment: Experiment) -> Sketch | None:
             norm = TwoSlopeNorm(centre, centre - reach, centre + reach)
             image = axes.imshow(shown[arm.step], cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
             axes.grid(visible=False)
-            _integer_ticks(axes, shown[arm.step].shape)
+            integer_ticks(axes, shown[arm.step].shape)
             axes.set_title(f"{_short(arm.title, 34)}: {name}")
             axes.set_xlabel("head")
             axes.set_ylabel("layer")
@@ -472,10 +473,10 @@ def _final_gates(experiment: Experiment) -> Sketch | None:
     )
 
 
-def _integer_ticks(axes: Axes, shape: tuple[int, ...]) -> None:
-    """Ticks at whole layers and heads, a dozen at most."""
+def integer_ticks(axes: Axes, shape: tuple[int, ...], most: int = 12) -> None:
+    """Ticks at whole layers and heads, `most` at most."""
     for count, set_ticks in zip(shape, (axes.set_yticks, axes.set_xticks), strict=True):
-        set_ticks(range(0, count, -(-count // 12)))
+        set_ticks(range(0, count, -(-count // most)))
 
 
 def _gates_over_training(experiment: Experiment) -> Sketch | None:
