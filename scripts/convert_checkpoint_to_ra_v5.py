@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from gpt2.config import padded
 from gpt2.convert import (
     read_model,
     run_settings,
@@ -25,7 +26,6 @@ from gpt2.convert import (
     vocab_size_without_padding,
     write_model,
 )
-from gpt2.config import padded
 from gpt2.errors import UserError, run_command
 from gpt2.hf import write_hf
 from gpt2.model import GPT
