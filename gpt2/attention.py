@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right

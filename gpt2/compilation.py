@@ -5,23 +5,26 @@ Modules are compiled in place (`nn.Module.compile`), so parameter names and chec
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+if TYPE_CHECKING:  # which imports this module
+    from gpt2.model import GPT
 
-def compile_attention(model: nn.Module, **options: Any) -> None:
+
+def compile_attention(model: GPT, **options: Any) -> None:
     """Compile each attention module of a `GPT` when it is first called. `options`: as for `compile_scope`."""
-    for block in model.transformer.h:
+    for block in model.blocks:
         block.attn.compile(**_complete(options))
 
 
-def compile_model(model: nn.Module, **options: Any) -> None:
+def compile_model(model: GPT, **options: Any) -> None:
     """Compile a `GPT` whole, its loss included, when it is first called. `options`: as for `compile_scope`."""
     model.compile(**_complete(options))
 
 
-def compile_scope(model: nn.Module, scope: str, **options: Any) -> None:
+def compile_scope(model: GPT, scope: str, **options: Any) -> None:
     """Compile what `scope` says: "none", "attention" or "model".
 
     `options` are torch.compile's: `mode`, with "_" for "-", or a `backend`. Shapes are static and a graph break is an

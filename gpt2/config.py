@@ -42,6 +42,10 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+BUILT_IN = ("baseline", "ra_v5", "mla", "ra_mla")
+"""The variants whose settings `GPTConfig` has fields for."""
+
+
 def _has_ra(model: GPTConfig) -> bool:
     return model.attention in ("ra_v5", "ra_mla")
 
@@ -414,6 +418,8 @@ def _chosen(prefix: str, symbols: Symbols) -> str | None:
 
 def _attention_options(attention: str | None, symbols: Symbols) -> dict[str, bool | int | str]:
     """Symbols of a variant that no field of any settings class takes: FOO_X=... of variant `foo` as {"x": ...}."""
+    if attention in BUILT_IN:
+        return {}
     prefix = f"{attention}_".upper()
     return {
         name[len(prefix) :].lower(): value

@@ -56,6 +56,18 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class Transformer(nn.Module):
+    """What is below the output layer. Parameters are named as in nanoGPT and in Hugging Face's GPT-2."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = LayerNorm(config.n_embd, config.bias)
+
+
 class GPT(nn.Module):
     """A GPT-2 with the attention that `config` names.
 
@@ -66,15 +78,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(config.vocab_size, config.n_embd),
-                "wpe": nn.Embedding(config.block_size, config.n_embd),
-                "drop": nn.Dropout(config.dropout),
-                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                "ln_f": LayerNorm(config.n_embd, config.bias),
-            }
-        )
+        self.transformer = Transformer(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
         self.init_weights(int(torch.randint(2**62, ())) if seed is None else seed)
@@ -100,6 +104,11 @@ class GPT(nn.Module):
                 weight.copy_(torch.empty(weight.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks, first to last."""
+        return list(self.transformer.h)  # type: ignore[arg-type]
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, caches: list[LayerCache] | None = None
@@ -144,7 +153,7 @@ class GPT(nn.Module):
 
         Gates that are more than a number per head (a discoverability bias) are left out.
         """
-        layers = [block.attn for block in self.transformer.h]
+        layers = [block.attn for block in self.blocks]
         gates = {name: [getattr(attn, name) for attn in layers] for name in getattr(layers[0], "GATES", ())}
         return {
             name: torch.stack([g.detach() for g in per_layer])

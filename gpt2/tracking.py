@@ -21,7 +21,7 @@ class Trackers:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise _missing("TRACK_TENSORBOARD", "tensorboard") from None
-            self._tensorboard = SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._tensorboard = SummaryWriter(str(out / "tensorboard"))
         if config.train.track_wandb:
             try:
                 import wandb

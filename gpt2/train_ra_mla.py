@@ -31,7 +31,7 @@ from gpt2 import dotconfig
 from gpt2.checkpoint import load_newest, read_checkpoint, save_checkpoint, sha256_of
 from gpt2.clock import StepClock
 from gpt2.compilation import compile_scope, uncompile
-from gpt2.config import RunConfig, identity_hash, run_config
+from gpt2.config import RunConfig, identity_hash
 from gpt2.data import Batch, Dataset, batches, eval_batches, open_dataset
 from gpt2.device import autocast, device_name, peak_flops, peak_memory_gib, select_device, set_precision, synchronize
 from gpt2.dry_run import dry_run
@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--overrides", nargs="+", default=[], help="settings of a command line, for the record")
     args = parser.parse_args()
     resolved = dotconfig.load(args.config)
-    config = run_config(resolved.symbols)
+    config = resolved.run_config()
     if args.dry_run:
         print(dry_run(config).describe())
         return 0

@@ -49,6 +49,32 @@ def check_plan(plan: Plan) -> Iterator[Check]:
             yield Check(run=run, result=None, data=data, error=outcome)
 
 
+def print_checks(plan: Plan) -> int:
+    """Dry-run a plan, a line per run and one for the whole. Returns how many failed."""
+    width = max(len(run.name) for run in plan.runs)
+    failed = 0
+    disk = flops = memory = 0.0
+    data: dict[str, None] = {}
+    for check in check_plan(plan):
+        if check.result is None:
+            failed += 1
+            print(f"FAIL  {check.run.name:{width}}  {check.error}", flush=True)
+            continue
+        print(f"ok    {check.run.name:{width}}  {check.result.describe()}", flush=True)
+        disk += check.result.checkpoint_gib
+        flops += check.result.flops
+        memory = max(memory, check.result.memory_gib)
+        data[check.data] = None
+    for line in data:
+        print(f"data: {line}")
+    print(
+        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {disk:.1f} GiB of checkpoints, "
+        f"at most about {memory:.1f} GiB of GPU memory",
+        flush=True,
+    )
+    return failed
+
+
 def _try(run: PlannedRun) -> DryRun | str:
     try:
         return dry_run(run.config)

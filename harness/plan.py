@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpt2.config import RunConfig, Symbols, run_config
+from gpt2.config import RunConfig, Symbols
 from gpt2.dotconfig import Assignment, Resolved
 from gpt2.errors import UserError
+from gpt2.files import write_text
 from harness.kconfig import Step, find_step, overlay
 from harness.store import run_directory
+
+LAST_EXPERIMENT = Path(".last-experiment")
+"""Holds the directory of the experiment that `make` ran last."""
 
 T = TypeVar("T")
 
@@ -85,7 +89,7 @@ def ablation_config(symbols: Symbols) -> AblationConfig:
         steps=steps,
         seeds=_items("ABLATION_SEEDS", symbols, _seed, "whole numbers from 0 to 2147483647, such as 1,2,3"),
         sweep=_sweep(str(symbols["ABLATION_SWEEP"])),
-        directory=Path(str(symbols["RESULTS_DIR"]), run_config(symbols).name),
+        directory=Path(str(symbols["RESULTS_DIR"]), str(symbols["MODEL_NAME"])),
     )
 
 
@@ -100,9 +104,22 @@ def make_plan(base: Resolved) -> Plan:
         for name, assignments in arms:
             resolved = overlay(base, [*assignments, Assignment("SEED", str(seed), "ABLATION_SEEDS")])
             path = run_directory(ablation.directory.parent, ablation.directory.name, name, seed)
-            config = run_config(resolved.symbols)
+            config = resolved.run_config()
             runs.append(PlannedRun(step=name, seed=seed, resolved=resolved, config=config, path=path))
     return Plan(base=base, directory=ablation.directory, runs=tuple(runs))
+
+
+def remember_experiment(plan: Plan) -> None:
+    """Note down that this experiment is the last one, for `make continue`."""
+    write_text(LAST_EXPERIMENT, f"{plan.directory}\n")
+
+
+def last_experiment() -> Path:
+    """The directory of the experiment that was run last. UserError if there is none."""
+    try:
+        return Path(LAST_EXPERIMENT.read_text().strip())
+    except FileNotFoundError:
+        raise UserError("there is nothing to continue: `make` starts an ablation") from None
 
 
 def _arms(base: Resolved, step: Step | None, ablation: AblationConfig) -> list[tuple[str, list[Assignment]]]:
@@ -111,11 +128,14 @@ def _arms(base: Resolved, step: Step | None, ablation: AblationConfig) -> list[t
     identities: dict[tuple[str, ...], dict[str, Any]] = {}
     settings: dict[tuple[str, ...], list[Assignment]] = {}
     for values in itertools.product(*(values for _, values in ablation.sweep)):
-        swept = [Assignment(symbol, value, "ABLATION_SWEEP") for (symbol, _), value in zip(ablation.sweep, values)]
+        swept = [
+            Assignment(symbol, value, "ABLATION_SWEEP")
+            for (symbol, _), value in zip(ablation.sweep, values, strict=True)
+        ]
         # A swept value wins over the fragment's own.
         own = {assignment.symbol for assignment in swept}
         settings[values] = [a for a in fragment if a.symbol not in own] + swept
-        config = run_config(overlay(base, settings[values]).symbols)
+        config = overlay(base, settings[values]).run_config()
         identities[values] = config.identity()
         name = step.name if step else config.model.attention.replace("_", "-")
 
@@ -135,7 +155,7 @@ def _arms(base: Resolved, step: Step | None, ablation: AblationConfig) -> list[t
 
 
 def _sweep(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """"A=1,2;B=3" as (("A", ("1", "2")), ("B", ("3",)))."""
+    """ "A=1,2;B=3" as (("A", ("1", "2")), ("B", ("3",)))."""
     sweep: dict[str, tuple[str, ...]] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         symbol, equals, values = part.partition("=")
@@ -182,5 +202,3 @@ def _path_safe(text: str) -> str:
     if any(character in "/\\@" or not character.isprintable() for character in text):
         raise ValueError(f"{text!r} cannot be part of a directory's name")
     return text
-
-

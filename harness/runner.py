@@ -15,20 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpt2.data import Dataset, open_dataset
+from gpt2.data import open_dataset
 from gpt2.dotconfig import Assignment
 from gpt2.errors import UserError
-from gpt2.files import write_text
 from gpt2.prepare import dataset_status, is_local, prepare
 from gpt2.record import check_identity
 from gpt2.train_ra_mla import run_identity
 from harness.launchers import start_local
-from harness.plan import Plan, PlannedRun
+from harness.plan import Plan, PlannedRun, remember_experiment
 from harness.store import load_experiment, read_json, write_summary_csv
 from harness.terminal import LiveView, progress_bar
-
-LAST_EXPERIMENT = Path(".last-experiment")
-"""Holds the directory of the experiment that `make` ran last; `make continue` goes on with it."""
 
 POLL_S = 0.2
 
@@ -43,7 +39,7 @@ def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
         check_identity(run.path, run_identity(run.config, open_dataset(run.config.data)))
     plan.directory.mkdir(parents=True, exist_ok=True)
     plan.base.write(plan.directory / "config")
-    write_text(LAST_EXPERIMENT, f"{plan.directory}\n")
+    remember_experiment(plan)
 
     failed = 0
     with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, _sigterm_is_ctrl_c():
@@ -77,14 +73,6 @@ def is_done(run: PlannedRun) -> bool:
     """Whether a run has finished."""
     path = run.path / "summary.json"
     return path.exists() and read_json(path)["status"] == "done"
-
-
-def last_experiment() -> Path:
-    """The directory of the experiment that was run last. UserError if there is none."""
-    try:
-        return Path(LAST_EXPERIMENT.read_text().strip())
-    except FileNotFoundError:
-        raise UserError("there is nothing to continue: `make` starts an ablation") from None
 
 
 def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple[str, str]:

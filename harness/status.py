@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -16,11 +17,12 @@ STYLES = {"done": "green", "failed": "bold red", "running": "cyan", "interrupted
 def print_status(plan: Plan, console: Console | None = None) -> None:
     """Print a line per planned run: status, steps, losses, speed."""
     console = console or Console(highlight=False)
-    table = Table(box=None, pad_edge=False, title=str(plan.directory), title_justify="left", title_style="bold")
-    table.add_column("run", no_wrap=True)
-    table.add_column("status")
-    for column in ("step", "val_loss", "bits/byte", "ms/step", "tokens/s", "GiB"):
-        table.add_column(column, justify="right")
+    console.print(f"[bold]{escape(str(plan.directory))}[/]")
+    table = Table(box=None, pad_edge=False)
+    # On a narrow terminal it is the run's name that is folded, and never a number that is cut.
+    table.add_column("run", overflow="fold")
+    for column in ("status", "step", "val_loss", "ms/step", "tokens/s", "GiB"):
+        table.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
     for run in plan.runs:
         table.add_row(*_row(run))
     console.print(table)
@@ -36,7 +38,6 @@ def _row(run: PlannedRun) -> list[Text | str]:
         Text(status, style=STYLES.get(status, "dim")),
         f"{step:.0f}/{run.config.train.max_iters}",
         _number(val_loss, ".4f"),
-        _number(record.value("val_bpb") or _last(record, "eval", "val_bpb"), ".4f"),
         _number(record.value("ms_per_step") or _last(record, "train", "ms_per_step"), ".1f"),
         _number(record.value("tokens_per_s") or _last(record, "train", "tokens_per_s"), ",.0f"),
         _number(record.value("peak_mem_gib"), ".2f"),

@@ -23,6 +23,11 @@ PLAIN_EVERY_S = 10.0
 """Where the output is no terminal, a line of progress at most this often."""
 
 
+def heading(title: str, command: str) -> None:
+    """Announce a part of several, and the command that does this part alone."""
+    Console(highlight=False).print(f"\n[bold]{title}[/] [dim]({command})[/]")
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Report]:
     """A bar on a terminal; elsewhere a line for each tenth of the work."""
@@ -143,9 +148,9 @@ class LiveView:
     def _eta(self, name: str) -> float | None:
         """Seconds that a run still takes, from its own pace, else from that of the same step, else of any."""
         paces = self._seconds_per_step
-        same = [pace for other, pace in paces.items() if other.split("/")[0] == name.split("/")[0]]
-        pace = paces.get(name) or (same or list(paces.values()) or [None])[-1]
-        return None if pace is None else pace * self._left[name]
+        same_step = [pace for other, pace in paces.items() if other.split("/")[0] == name.split("/")[0]]
+        known = [paces[name]] if name in paces else same_step or list(paces.values())
+        return known[-1] * self._left[name] if known else None
 
     def _eta_all(self) -> float | None:
         each = [self._eta(name) for name, left in self._left.items() if left]

@@ -13,9 +13,7 @@ import argparse
 from gpt2.dotconfig import load
 from gpt2.errors import run_command
 from harness.kconfig import command_line_assignments, configuration, refuse_assignments
-from harness.plan import make_plan
-from harness.runner import last_experiment, run_plan
-from harness.status import print_status
+from harness.plan import last_experiment, make_plan
 
 
 def main() -> int:
@@ -26,6 +24,10 @@ def main() -> int:
         plan, overrides = make_plan(load(last_experiment() / "config")), []
     else:
         plan, overrides = make_plan(configuration()), command_line_assignments()
+    # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
+    from harness.runner import run_plan
+    from harness.status import print_status
+
     status = run_plan(plan, overrides)
     print_status(plan)
     return status

@@ -1,0 +1,48 @@
+"""From nothing to a report: a small ablation on real text, in minutes on two cores.
+
+    python -m scripts.quickstart
+
+Takes defconfigs/gpt2-ra-v5-quickstart for `.config` (the one that was there is kept as .config.old), tries every run
+out, trains them, draws the figures and writes the report. Stopped and started again, it goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from gpt2.dotconfig import load
+from gpt2.errors import run_command
+from harness.check import print_checks
+from harness.kconfig import command_line_assignments, find_defconfig, overlay, save
+from harness.plan import make_plan
+from harness.report import print_report, write_report
+from harness.runner import run_plan
+from harness.store import load_experiment
+from harness.terminal import heading
+
+
+def main() -> int:
+    start = time.monotonic()
+    overrides = command_line_assignments()
+    base = overlay(load(find_defconfig("gpt2-ra-v5-quickstart")), overrides)
+    save(base)
+    plan = make_plan(base)
+
+    heading("Dry run", "make check")
+    if print_checks(plan):
+        return 1
+    heading("Training", "make")
+    status = run_plan(plan, overrides)
+    if status == 130:
+        return status
+    heading("Results", "make report")
+    written = write_report(load_experiment(plan.directory))
+    print_report(written.report)
+    report = Path(plan.directory, "report.html").resolve()
+    print(f"\n{time.monotonic() - start:.0f} s. Now open {report}\nFigures: {report.parent / 'figures'}")
+    return status
+
+
+if __name__ == "__main__":
+    run_command(main)
