@@ -1,0 +1,78 @@
+"""Is every variant its baseline where its gates say so? Outputs, losses and gradients, in every precision.
+
+python -m scripts.check_parity [--compile] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gpt2.device import device_name, select_device, versions
+from gpt2.errors import run_command
+from gpt2.files import write_json
+from gpt2.parity import MAX_DIFF, MAX_DIFF_FLOAT32, MIN_COSINE, Difference, Parity, check_parity
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare every variant with its baseline on the same weights.")
+    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compare compiled with compiled too; by default on CUDA only, as it takes minutes on a CPU",
+    )
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    args = parser.parse_args()
+    device = select_device(args.device)
+    compiled = device.type == "cuda" if args.compile is None else args.compile
+
+    rows = list(check_parity(device, compiled=compiled))
+    Console().print(_table(rows, title=f"Parity on {device_name(device)}"))
+    print(
+        f"At most {MAX_DIFF_FLOAT32:.0e} in float32 and {MAX_DIFF:.0e} elsewhere, cosines above {MIN_COSINE} will do."
+    )
+    if not compiled:
+        print("Compiled modules were not compared: --compile does.")
+    failed = sum(not row.passed for row in rows)
+    print(f"{len(rows) - failed} of {len(rows)} comparisons passed.")
+    if args.json:
+        write_json(
+            args.json,
+            {
+                "device": device_name(device),
+                "versions": versions(),
+                "criteria": {"max_diff": MAX_DIFF, "max_diff_float32": MAX_DIFF_FLOAT32, "min_cosine": MIN_COSINE},
+                "rows": [dataclasses.asdict(row) for row in rows],
+            },
+        )
+    return 1 if failed else 0
+
+
+def _table(rows: list[Parity], title: str) -> Table:
+    """The largest differences and smallest cosines over train and eval mode, with biases and without."""
+    table = Table("variant", "dtype", "", title=title, box=None, padding=(0, 1), pad_edge=False)
+    for column in ("output", "loss", "gradient", "cosine", ""):
+        table.add_column(column, justify="right")
+    groups: dict[tuple[str, str, str], list[Parity]] = {}
+    for row in rows:
+        compiled = "compiled" if row.setting.compiled else "eager"
+        groups.setdefault((row.variant, row.setting.dtype, compiled), []).append(row)
+    for names, group in groups.items():
+        output = Difference.worst(row.output for row in group)
+        gradient = Difference.worst(row.gradient for row in group if row.gradient is not None)
+        table.add_row(
+            *names,
+            *(f"{d:.1e}" if d else "0" for d in (output.max_diff, max(row.loss for row in group), gradient.max_diff)),
+            f"{min(output.cosine, gradient.cosine):.6f}",
+            "ok" if all(row.passed for row in group) else "[bold red]FAIL[/]",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    run_command(main)
