@@ -108,6 +108,7 @@ def _heat_map(axes: Axes, values: Array, centre: float | None, reach: float | No
     axes.grid(visible=False)
     if centre is None:
         return axes.imshow(values, cmap="viridis", aspect="auto", interpolation="nearest")
-    reach = reach or float(np.nanmax(np.abs(values - centre))) or 0.1
+    known = values[np.isfinite(values)]
+    reach = reach or float(np.abs(known - centre).max(initial=0)) or 0.1
     norm = TwoSlopeNorm(centre, centre - reach, centre + reach)
     return axes.imshow(values, cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")

@@ -106,7 +106,8 @@ function colourHeads() {
     button.title = `layer ${layer}, head ${head}: ${measure.title} ${signed(value, 3)}`;
     button.setAttribute("aria-label", button.title);
   }));
-  $("meaning").textContent = `${measure.meaning} From ${signed(least, 3)} to ${signed(most, 3)} here.`;
+  $("meaning").textContent = measure.meaning +
+    (known.length ? ` From ${signed(least, 3)} to ${signed(most, 3)} here.` : " Not defined on this text.");
 }
 function chooseHead(layer, head) {
   Object.assign(state, { layer, head });
