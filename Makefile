@@ -75,11 +75,13 @@ status: ## What is done and what is not
 prepare-data: ## Prepare the data set of .config
 
 ##@ Read the results
-.PHONY: plots report
+.PHONY: plots report inspect
 plots: ## Draw the figures
 report: ## Write report.md and report.html, with tables and a verdict
 check status prepare-data plots report: $(ENV)
 	$(RUN) scripts.$(subst -,_,$@)
+inspect: $(ENV) ## Show what the heads of a run of each arm do
+	$(RUN) scripts.inspect_attention
 
 ##@ Work on the code
 .PHONY: venv lint clean mrproper

@@ -315,7 +315,7 @@ _DESCRIPTIONS: dict[str, tuple[str, str, float | None]] = {
     ),
     "centred_reciprocity": (
         "centred reciprocity",
-        "The same after the means of rows and columns are taken out of S: what is particular to the pair.",
+        "Reciprocity after the means of rows and columns are taken out of S: of what is particular to the pair.",
         0.0,
     ),
     "low_share": (
