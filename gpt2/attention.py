@@ -3,8 +3,9 @@
 A variant `foo` is a module `gpt2/foo.py` with a function `build(config: GPTConfig) -> nn.Module`. The module it returns
 
 - maps x [B, T, C] to [B, T, C]: `forward(x, cache=None)`, where `cache` is a `LayerCache` that holds earlier positions;
-- may name in a class attribute `GATES` its parameters that are a few numbers per head: these get their own learning rate
-  and no weight decay, and are logged per layer and head (if their first dimension is the head).
+  a variant that takes no cache trains like any other, and cannot generate;
+- may name in a class attribute `GATES` its parameters that are a few numbers per head: these get a learning rate of
+  their own and no weight decay, and those of shape [n_head] are logged per layer and head.
 
 Nothing else has to be told of it: Kconfig's choice entry ATTENTION_FOO selects it.
 """

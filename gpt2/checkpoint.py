@@ -1,7 +1,7 @@
 """Checkpoints: written atomically, verified when read, the newest two kept.
 
-    checkpoints/step-00000500.pt            what torch.save wrote: tensors and plain values only
-    checkpoints/step-00000500.pt.sha256     its checksum, as `sha256sum -c` reads it
+checkpoints/step-00000500.pt            what torch.save wrote: tensors and plain values only
+checkpoints/step-00000500.pt.sha256     its checksum, as `sha256sum -c` reads it
 """
 
 from __future__ import annotations

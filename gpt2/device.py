@@ -45,7 +45,7 @@ def select_device(name: str) -> torch.device:
         name = next(n for n, there in available.items() if there)
     if not available[name]:
         there = ", ".join(n for n, there in available.items() if there)
-        raise UserError(f"DEVICE_{name.upper()}=y: torch {torch.__version__} finds no such device here; it finds {there}")
+        raise UserError(f"DEVICE_{name.upper()}=y: torch {torch.__version__} finds no such device, only {there}")
     return torch.device(name)
 
 

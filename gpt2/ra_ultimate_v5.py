@@ -50,7 +50,7 @@ def build(config: GPTConfig) -> UltimateRAv5:
 
 
 def fold_lerp(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
-    """The lerp fold. w_rec = 0, w_std = 1 returns the rows' values unchanged; w_rec = 1 swaps q_low and k_low exactly."""
+    """The lerp fold. w_rec = 0, w_std = 1 leaves the rows as they are; w_rec = 1 swaps q_low and k_low exactly."""
     q, k, v = rows.unflatten(0, (3, w_std.numel(), -1))
     D = q.size(1)
     q_std, q_low = q.split([D - R, R], dim=1)

@@ -10,8 +10,8 @@ from types import FrameType
 class Stop:
     """Whether training has been asked to stop. The loop looks between steps, so that it can leave a checkpoint.
 
-    Until `defer` is called a signal ends the process at once (KeyboardInterrupt): there is nothing to save while a model
-    is being built or compiled. A second Ctrl-C always ends it at once.
+    Until `defer` is called a signal ends the process at once (KeyboardInterrupt): while a model is being built or
+    compiled there is nothing to save. A second Ctrl-C always ends it at once.
     """
 
     def __init__(self, *, with_parent: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""From a configuration to the runs it asks for: steps, sweep and seeds, each run resolved into a configuration of its own.
+"""From a configuration to the runs it asks for: steps, sweep and seeds, each with a configuration of its own.
 
 A step is data, a fragment laid over the base configuration. There is no list of steps in code.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -76,7 +78,7 @@ def test_schedule_stays_within_its_bounds_and_ends_at_min_lr(max_iters: int, war
         assert rates[-1] == pytest.approx(config.min_lr, abs=1e-18)
     up, down = rates[:warmup], rates[warmup:]
     assert up == sorted(up)
-    assert all(a >= b - 1e-15 for a, b in zip(down, down[1:], strict=False))
+    assert all(a >= b - 1e-15 for a, b in itertools.pairwise(down))
 
 
 def test_schedule_reaches_the_peak_after_the_warm_up() -> None:
