@@ -16,15 +16,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_runs import write_run
 from torch import Tensor, nn
 
 from gpt2.checkpoint import save_checkpoint
 from gpt2.config import GPTConfig
 from gpt2.errors import UserError
 from gpt2.model import GPT
-from harness import heads
+from harness import heads, inspection
 from harness.heads_page import FLOOR, MAX_TOKENS, decode_scores, encode_scores, page_tokens, render_page
-from harness.inspection import head_rows, inspect_run, inspection_directory, write_inspection
+from harness.inspection import first_runs, head_rows, inspect_run, inspection_directory, write_inspection
 from scripts import inspect_attention
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -342,11 +343,24 @@ def test_a_run_is_inspected_on_its_first_validation_window(tmp_path: Path) -> No
     save_model(run / "checkpoints", small_model())
     symbols = ["DATASET_BIN=y", f'DATASET_BIN_DIR="{data}"', f'DATA_DIR="{tmp_path}"', "TOKENIZER_BYTE=y"]
     (run / "config").write_text("".join(f"CONFIG_{symbol}\n" for symbol in [*symbols, "VOCAB_SIZE=256"]))
-    inspection = inspect_run(run)
-    assert inspection.name == "mine/baseline/seed-1"
-    assert "".join(inspection.text.labels) == TEXT[:32]
+    found = inspect_run(run)
+    assert found.name == "mine/baseline/seed-1"
+    assert "".join(found.text.labels) == TEXT[:32]
     assert inspection_directory(run) == run / "inspection"
     assert inspection_directory(run / "checkpoints" / "step-00000001.pt") == run / "inspection"
+
+
+def test_without_a_run_the_first_finished_one_of_each_arm_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "configured_experiment", lambda: tmp_path)
+    write_run(tmp_path, "baseline", 1, status="failed")
+    with pytest.raises(UserError, match="no run is finished"):
+        first_runs()
+    write_run(tmp_path, "baseline", 2)
+    write_run(tmp_path, "baseline", 3)
+    write_run(tmp_path, "ra-v5-eager", 1)
+    assert first_runs() == [tmp_path / "baseline" / "seed-2", tmp_path / "ra-v5-eager" / "seed-1"]
 
 
 def test_undefined_numbers_are_empty_in_files(tmp_path: Path) -> None:
@@ -355,9 +369,9 @@ def test_undefined_numbers_are_empty_in_files(tmp_path: Path) -> None:
         for layer in layers(model):
             layer.c_attn.weight.zero_()  # every score is 0
     (tmp_path / "text").write_text(TEXT)
-    inspection = inspect_run(save_model(tmp_path, model), tmp_path / "text")
-    assert head_rows(inspection.heads)[0]["reciprocity"] is None
-    write_inspection(inspection, tmp_path / "out")
+    found = inspect_run(save_model(tmp_path, model), tmp_path / "text")
+    assert head_rows(found.heads)[0]["reciprocity"] is None
+    write_inspection(found, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "heads.json").read_text())["measures"]["reciprocity"] == [[None] * 3] * 2
 
 
