@@ -23,7 +23,7 @@ from gpt2.errors import UserError
 from gpt2.files import write_atomic
 from gpt2.hf import CONFIG, GPT2_VOCAB_SIZE, download, is_hub_name, read_hf
 from gpt2.load import load_model, model_of
-from gpt2.model import GPT, LayerNorm
+from gpt2.model import GPT
 from gpt2.ra_ultimate_v5 import UltimateRAv5, convert_qkv_to_ra_v5
 
 # A power of two, so that every format has it exactly; within float16's range, and far above the norm of any input.
@@ -155,12 +155,13 @@ def to_mla(model: GPT) -> GPT:
     if not c.bias:
         raise UserError("BIAS=n: only a model with biases can become MLA: the norm of the latent is undone by a bias")
     weights = model.state_dict()
-    for (prefix, attn), block in zip(_attention_layers(model), model.transformer.h, strict=True):
+    for prefix, attn in _attention_layers(model):
         assert isinstance(attn, CausalSelfAttention)
-        weights |= {f"{prefix}.{name}": tensor for name, tensor in _latent(block.ln_1, attn).items()}
         norm = prefix.replace("attn", "ln_1")
-        weights[f"{norm}.weight"] = torch.ones(c.n_embd)
-        weights[f"{norm}.bias"] = torch.zeros(c.n_embd)
+        gamma, beta = weights[f"{norm}.weight"], weights[f"{norm}.bias"]
+        weights |= {f"{prefix}.{name}": tensor for name, tensor in _latent(gamma, beta, attn).items()}
+        weights[f"{norm}.weight"] = torch.ones_like(gamma)
+        weights[f"{norm}.bias"] = torch.zeros_like(beta)
     return _model(dataclasses.replace(c, attention="mla", mla_kv_latent_dim=c.n_embd), weights)
 
 
@@ -172,13 +173,13 @@ def to_ra_mla(model: GPT, *, R: int = 4) -> GPT:
     return _with_gates(c, model.state_dict())
 
 
-def _latent(norm: LayerNorm, attn: CausalSelfAttention) -> dict[str, Tensor]:
-    """Weights of the MLA layer that does what `attn` does behind `norm`, if `norm` has weight 1 and bias 0."""
-    C = norm.weight.numel()
+def _latent(gamma: Tensor, beta: Tensor, attn: CausalSelfAttention) -> dict[str, Tensor]:
+    """Weights of the MLA layer that does behind a bare LayerNorm what `attn` does behind one of weight and bias."""
+    C = gamma.numel()
     rows = _rows(attn).double()
     # W (gamma * x + beta) + b = (W gamma) x + (W beta + b)
-    bias = rows[:, C] + rows[:, :C] @ norm.bias.double()
-    q, kv = (rows[:, :C] * norm.weight.double()).split([C, 2 * C])
+    bias = rows[:, C] + rows[:, :C] @ beta.double()
+    q, kv = (rows[:, :C] * gamma.double()).split([C, 2 * C])
     # A reflection that takes the direction of the mean to the first axis: its other rows span what has mean 0.
     u = torch.full((C,), 1 / math.sqrt(C), dtype=torch.float64)
     u[0] -= 1
@@ -210,7 +211,8 @@ def _require_baseline(model: GPT, target: str) -> None:
 
 def _attention_layers(model: GPT) -> list[tuple[str, torch.nn.Module]]:
     """Each layer's attention, and the prefix of its parameters' names."""
-    return [(f"transformer.h.{i}.attn", block.attn) for i, block in enumerate(model.transformer.h)]
+    layers: list[torch.nn.Module] = [block.attn for block in model.transformer.h]
+    return [(f"transformer.h.{i}.attn", attn) for i, attn in enumerate(layers)]
 
 
 def _rows(attn: CausalSelfAttention) -> Tensor:

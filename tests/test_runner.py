@@ -97,7 +97,7 @@ def test_missing_data_is_an_error_before_anything_runs(tmp_path: Path) -> None:
 
     minimal = [a for a in base.minimal() if not a.symbol.startswith("DATASET_")]
     plan = make_plan(resolve(minimal, [Assignment(s, v, "test") for s, v in settings.items()]))
-    with pytest.raises(UserError, match="DATASET_FINEWEBEDU: .*make prepare-data"):
+    with pytest.raises(UserError, match=r"DATASET_FINEWEBEDU: .*make prepare-data"):
         run_plan(plan)
     assert not plan.directory.exists()
 
