@@ -1,10 +1,12 @@
-"""Small models of every attention variant, for tests of what all of them have in common."""
+"""Small models of every attention variant, and attention written out, for tests of what variants have in common."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gpt2.config import GPTConfig
 from gpt2.model import GPT
@@ -35,3 +37,11 @@ def small_model(variant: str, **settings: Any) -> GPT:
         for p in model.parameters():
             p.add_(0.4 * torch.randn(p.shape, generator=generator))
     return model
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T scale, causal) v, written out; the queries are the last of the keys' positions."""
+    T, S = q.size(-2), k.size(-2)
+    scores = q @ k.transpose(-2, -1) * scale
+    later = torch.arange(S) > torch.arange(S - T, S).view(-1, 1)
+    return scores.masked_fill(later, -math.inf).softmax(-1) @ v
