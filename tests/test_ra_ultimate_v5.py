@@ -1,7 +1,7 @@
 """RA v5: the folds against the formula, gates, the discoverability bias, and a fold in eval mode that is never stale.
 
 Known limit: edits through `.data` raise no version counter, so the kept fold does not see them before the next
-`.train()`, `.eval()` or `.to()`. Steps of torch's optimizers, `load_state_dict` and edits under no_grad are seen at once.
+`.train()`, `.eval()` or `.to()`. Steps of torch's optimizers, `load_state_dict`, edits under no_grad are seen at once.
 """
 
 from __future__ import annotations
