@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt2.attention import CausalSelfAttention
 from gpt2.checkpoint import read_checkpoint
@@ -209,10 +209,9 @@ def _require_baseline(model: GPT, target: str) -> None:
         raise UserError(f"ATTENTION_{attention.upper()}=y: only a baseline can become {target}")
 
 
-def _attention_layers(model: GPT) -> list[tuple[str, torch.nn.Module]]:
+def _attention_layers(model: GPT) -> list[tuple[str, nn.Module]]:
     """Each layer's attention, and the prefix of its parameters' names."""
-    layers: list[torch.nn.Module] = [block.attn for block in model.transformer.h]
-    return [(f"transformer.h.{i}.attn", attn) for i, attn in enumerate(layers)]
+    return [(f"transformer.h.{i}.attn", block.attn) for i, block in enumerate(model.blocks)]
 
 
 def _rows(attn: CausalSelfAttention) -> Tensor:
