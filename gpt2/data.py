@@ -249,7 +249,7 @@ def batches(
         return [(x.pin_memory(), y.pin_memory()) for x, y in made] if device.type == "cuda" else made
 
     def start_thread() -> None:
-        if device.type == "cuda":
+        if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # else pinning would open a context on GPU 0 from every rank
 
     with ThreadPoolExecutor(1, "batches", initializer=start_thread) as thread:

@@ -46,7 +46,8 @@ def select_device(name: str) -> torch.device:
     if not available[name]:
         there = ", ".join(n for n, there in available.items() if there)
         raise UserError(f"DEVICE_{name.upper()}=y: torch {torch.__version__} finds no such device, only {there}")
-    return torch.device(name)
+    # With its index: some of torch's functions want one.
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def set_precision(tf32: bool) -> None:

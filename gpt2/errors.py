@@ -14,6 +14,11 @@ class UserError(Exception):
     """
 
 
+def one_line(error: Exception) -> str:
+    """The first line of an exception's message, or its name where it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and exit with its status: 0 done, 1 something failed, 2 not as asked, 130 interrupted."""
     try:

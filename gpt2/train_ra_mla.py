@@ -35,7 +35,7 @@ from gpt2.config import RunConfig, identity_hash
 from gpt2.data import Batch, Dataset, batches, eval_batches, open_dataset
 from gpt2.device import autocast, device_name, peak_flops, peak_memory_gib, select_device, set_precision, synchronize
 from gpt2.dry_run import dry_run
-from gpt2.errors import UserError, run_command
+from gpt2.errors import UserError, one_line, run_command
 from gpt2.files import write_json
 from gpt2.load import load_weights
 from gpt2.model import GPT
@@ -140,11 +140,11 @@ class Run:
         """Train to the last step, or until asked to stop. Returns the status that summary.json has."""
         t = self.config.train
         self._event("start", f"{self.model.num_params():,} parameters on {device_name(self.device)}")
-        self._compile_and_warm_up()
-        stop.defer()
-        self._event("training", f"steps {self.step} to {t.max_iters}")
         status, error = "done", None
         try:
+            self._compile_and_warm_up()
+            stop.defer()
+            self._event("training", f"steps {self.step} to {t.max_iters}")
             with closing(self._batches()) as stream:
                 self._loop(stream, stop)
             if self.step < t.max_iters:
@@ -153,6 +153,14 @@ class Run:
         except NonFiniteError as failure:
             status, error = "failed", str(failure)
             self._event("nonfinite", error)
+        except torch.OutOfMemoryError as failure:
+            advice = "try a smaller BATCH_SIZE and more GRADIENT_ACCUMULATION_STEPS"
+            status, error = "failed", f"{one_line(failure)}; {advice}"
+            self._event("out_of_memory", error)
+        except Exception as failure:
+            # A mistake in the code. The summary says that the run failed, and the log keeps where.
+            self._write_summary("failed", f"{type(failure).__name__}: {one_line(failure)}")
+            raise
         self._write_summary(status, error)
         self.metrics.close()
         self.trackers.close()
@@ -288,26 +296,26 @@ class Run:
     def _compile_and_warm_up(self) -> None:
         """Compile what is to be compiled, and run every kernel once, so that no step is timed with either."""
         t = self.config.train
+        batch = next(iter(self._batches(0)))[0]
         if t.compile != "none":
             self._event("compile", f"compiling: {t.compile}, {t.compile_mode}")
             compile_scope(self.model, t.compile, mode=t.compile_mode)
         try:
-            self._warm_up()
+            self._warm_up(batch)
         except Exception as error:
-            if t.compile == "none":
+            if t.compile == "none" or isinstance(error, torch.OutOfMemoryError):
                 raise
             # The seed's fallback: a run in eager mode beats none, as long as nobody takes it for a compiled one.
             uncompile(self.model)
             torch.compiler.reset()
             self.compiled = "none"
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            self._differs("compile_fallback", f"torch.compile failed, running eager: {reason}")
-            self._warm_up()
+            self._differs("compile_fallback", f"torch.compile failed, running eager: {one_line(error)}")
+            self._warm_up(batch)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
-    def _warm_up(self) -> None:
-        x, y = next(iter(self._batches(0)))[0]
+    def _warm_up(self, batch: Batch) -> None:
+        x, y = batch
         with autocast(self.device, self.config.train.dtype):
             _, loss = self.model(x, y)
         loss.backward()

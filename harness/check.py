@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpt2.dry_run import DryRun, dry_run
-from gpt2.errors import UserError
+from gpt2.errors import UserError, one_line
 from gpt2.prepare import dataset_status
 from harness.plan import Plan, PlannedRun
 
@@ -79,6 +79,4 @@ def _try(run: PlannedRun) -> DryRun | str:
     try:
         return dry_run(run.config)
     except Exception as error:  # whatever an arm does wrong is this arm's failure: the others are still tried
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else "no message"
-        return reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+        return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"

@@ -79,6 +79,7 @@ def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple
     """Train one run to its end. Returns its status (done, failed, interrupted) and, if it failed, why."""
     run.path.mkdir(parents=True, exist_ok=True)
     run.resolved.write(run.path / "config")
+    (run.path / "summary.json").unlink(missing_ok=True)  # of the attempt that did not finish
     tail = MetricsTail(run.path / "metrics.jsonl")
     log_start = _size(run.path / "train.log")
     process = start_local(run, overrides)

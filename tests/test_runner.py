@@ -82,6 +82,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path, capsy
     printed = capsys.readouterr().out
     assert "[1/2] baseline/seed-1: FAILED after" in printed
     assert "FileExistsError" in printed
+    assert summaries(plan)["baseline/seed-1"]["status"] == "failed"
     assert str(blocked / "train.log") in printed
     assert summaries(plan)["ra-v5-eager/seed-1"]["status"] == "done"
     # Mended, only what failed is run again.
