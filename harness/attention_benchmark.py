@@ -98,7 +98,7 @@ VARIANTS: dict[str, Callable[[Layer], nn.Module]] = {
     "RA v5 lerp": partial(_ra_v5, fold="lerp"),
     "RA v5 direct": partial(_ra_v5, fold="direct"),
 }
-"""What is timed. All compute the same function of the same weights. "with copies" is the baseline that the seed timed."""
+"""What is timed: one function of the same weights. "with copies" is the baseline as the seed timed it."""
 
 
 def benchmark_attention(

@@ -21,6 +21,8 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from gpt2.device import hardware, synchronize, versions
 from gpt2.record import code_state
@@ -158,6 +160,14 @@ class Stopwatch:
 
     def _between(self, start: Any, end: Any) -> float:
         return float(start.elapsed_time(end)) if self._device.type == "cuda" else 1000 * (end - start)
+
+
+def print_table(table: Table) -> None:
+    """Print a table; into a pipe or a file too, which have no width, as wide as it needs."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from gpt2.device import DTYPES, device_name, select_device, set_precision
 from gpt2.errors import run_command
 from gpt2.files import write_json
 from harness.attention_benchmark import MODES, Layer, Row, benchmark_attention
-from harness.timing import measured_on
+from harness.timing import measured_on, print_table
 
 
 def main() -> None:
@@ -48,9 +47,8 @@ def main() -> None:
     layer = Layer(**defaults | {name: value for name, value in given.items() if value is not None})
 
     print(f"{device_name(device)}: {layer}")
-    print(
-        "ms per call: median ± half the interquartile range. Ratios are of medians, of device time where there is any."
-    )
+    print("Median ms per call ± half the interquartile range; ratios of medians, of device time where there is any.")
+    print('"with copies" is the seed\'s own baseline, which makes q, k and v contiguous one by one.')
     rows = []
     for batch_size in args.batch_sizes or ([8, 32] if on_gpu else [4]):
         for mode in MODES:
@@ -63,7 +61,7 @@ def main() -> None:
                 compile_mode=args.compile_mode,
                 repeats=args.repeats,
             )
-            Console().print(_table(timed, f"\n{mode}, B={batch_size}"))
+            print_table(_table(timed, f"\n{mode}, B={batch_size}"))
             rows += timed
     if args.json:
         settings = {"layer": asdict(layer), "compile_mode": args.compile_mode}

@@ -1,0 +1,107 @@
+"""Time a training step of every arm, and its phases: forward, backward, optimizer.
+
+    python -m scripts.benchmark_training [--arms baseline,ra_v5,nanogpt] [--batch-size 32] [--json FILE]
+
+GPT-2 124M in bfloat16 on a GPU; elsewhere a tiny model in float32, and eager only unless --compile asks for more.
+Exit status 1 if an arm could not be timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from gpt2.device import DTYPES, device_name, select_device
+from gpt2.errors import UserError, run_command
+from gpt2.files import write_json
+from harness.timing import measured_on, print_table
+from harness.training_benchmark import OURS, THEIRS, Load, Row, arms_here, benchmark_training
+
+SMALL: dict[str, Any] = dict(n_layer=2, n_head=4, n_embd=128, block_size=128, vocab_size=1024, batch_size=4)
+"""The model and batch on anything but a GPU."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Time a training step of every arm, and its phases.")
+    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
+    parser.add_argument("--arms", type=_arms, default=arms_here(), help=f"of {', '.join([*OURS, *THEIRS])}")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--dtype", choices=list(DTYPES))
+    parser.add_argument("--repeats", type=int, default=30, help="steps that are timed (default %(default)s)")
+    parser.add_argument(
+        "--compile",
+        choices=("none", "model", "both"),
+        help="what is timed: eager, compiled, or both, which is the default on CUDA; elsewhere it is none",
+    )
+    parser.add_argument("--compile-mode", choices=("default", "max-autotune-no-cudagraphs"), default="default")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    args = parser.parse_args()
+    device = select_device(args.device)
+    on_gpu = device.type == "cuda"
+    given = {"batch_size": args.batch_size, "dtype": args.dtype}
+    settings = ({} if on_gpu else SMALL | {"dtype": "float32"}) | {k: v for k, v in given.items() if v is not None}
+    scopes = {"none": [False], "model": [True], "both": [False, True]}[args.compile or ("both" if on_gpu else "none")]
+
+    print(f"{device_name(device)}: {Load(**settings)}")
+    for arm in args.arms:
+        if arm in THEIRS:
+            print(f"{arm}: {THEIRS[arm]}")
+    print("Median ms ± half the interquartile range; ratios of medians of the total.")
+    rows, failures = [], []
+    for compiled in scopes:
+        load = Load(**settings, compiled=compiled, compile_mode=args.compile_mode)
+        timed, failed = benchmark_training(device, load, args.arms, repeats=args.repeats)
+        print_table(_table(timed, "\ncompiled" if compiled else "\neager"))
+        for failure in failed:
+            print(f"{failure.arm}: FAILED: {failure.reason}")
+        rows += timed
+        failures += failed
+    if args.json:
+        write_json(
+            args.json,
+            measured_on(device)
+            | {"load": asdict(load), "labels": THEIRS}
+            | {"rows": [asdict(row) for row in rows], "failures": [asdict(failure) for failure in failures]},
+        )
+    return 1 if failures else 0
+
+
+def _arms(text: str) -> list[str]:
+    arms = text.split(",")
+    for arm in arms:
+        if arm not in (*OURS, *THEIRS):
+            raise UserError(f"--arms: there is no {arm!r}; there are {', '.join([*OURS, *THEIRS])}")
+        if arm not in arms_here():
+            raise UserError(f"--arms: {arm} is not installed (extra `hf`)")
+    return arms
+
+
+def _table(rows: Sequence[Row], title: str) -> Table:
+    table = Table("", title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+    for column in ("forward", "backward", "optimizer", "step", "tokens/s", "MFU", "GiB", "/ baseline", "/ nanogpt"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.arm,
+            *(f"{phase.median:#.4g}" for phase in (row.forward, row.backward, row.optimizer)),
+            str(row.total),
+            f"{row.tokens_per_s:,.0f}",
+            _or_dash(row.mfu, ".1%"),
+            _or_dash(row.peak_mem_gib, ".1f"),
+            _or_dash(row.ratio_to_baseline, ".3f"),
+            _or_dash(row.ratio_to_nanogpt, ".3f"),
+        )
+    return table
+
+
+def _or_dash(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
+
+
+if __name__ == "__main__":
+    run_command(main)
