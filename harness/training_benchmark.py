@@ -26,6 +26,7 @@ from gpt2.compilation import compile_scope
 from gpt2.config import DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig
 from gpt2.data import Batch, open_dataset, train_batch
 from gpt2.device import autocast, peak_flops
+from gpt2.errors import one_line
 from gpt2.model import GPT
 from gpt2.train_ra_mla import Run
 from harness.nanogpt import NanoGPT, nanogpt_optimizer
@@ -216,8 +217,7 @@ def benchmark_training(
             try:
                 trainees[arm], memory[arm] = _prepare(arm, load, device, Path(folder), watch, batches)
             except Exception as error:  # out of memory, or whatever a compiler may raise: the row says so
-                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                failures.append(Failure(arm=arm, compiled=load.compiled, reason=reason))
+                failures.append(Failure(arm=arm, compiled=load.compiled, reason=one_line(error)))
                 watch.laps()
             _free(device)
         turns = {arm: partial(_turn, trainee, batches, watch) for arm, trainee in trainees.items()}
