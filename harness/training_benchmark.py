@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from gpt2.compilation import compile_scope
 from gpt2.config import DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig
 from gpt2.data import Batch, open_dataset, train_batch
-from gpt2.device import autocast, peak_flops
+from gpt2.device import autocast, peak_flops, set_precision
 from gpt2.errors import one_line
 from gpt2.model import GPT
 from gpt2.train_ra_mla import Run
@@ -205,6 +205,7 @@ def benchmark_training(
     device: torch.device, load: Load, arms: Sequence[str], *, repeats: int
 ) -> tuple[list[Row], list[Failure]]:
     """Time `repeats` steps (rounded up to whole turns) of each arm. An arm that fails does not stop the others."""
+    set_precision(tf32=True)
     torch.compiler.reset()
     with TemporaryDirectory() as folder:
         _write_tokens(load, Path(folder))
