@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.attention import CausalSelfAttention, causal_attention, merge_heads, split_heads
+from gpt2.compilation import compile_model
 from gpt2.device import DTYPES, autocast
 from gpt2.ra_ultimate_v5 import UltimateRAv5
 from harness.timing import Times, calls_lasting, capture, replay_ms, round_robin, wall_ms
@@ -125,7 +126,7 @@ def benchmark_attention(
             module = make(layer).to(device).train(mode != "forward")
             module.load_state_dict(weights, strict=False)
             if is_compiled:
-                module.compile(fullgraph=True, dynamic=False, mode=compile_mode)
+                compile_model(module, mode=compile_mode)  # type: ignore[arg-type]
             x = inputs[0].detach().requires_grad_(module.training)
             y = _forward(module, x, device, layer.dtype).detach().float()
             expected = y if expected is None else expected

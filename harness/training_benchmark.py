@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gpt2.compilation import compile_scope
+from gpt2.compilation import compile_model, compile_scope
 from gpt2.config import DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig
 from gpt2.data import Batch, open_dataset, train_batch
 from gpt2.device import autocast, peak_flops, set_precision
@@ -165,7 +165,8 @@ class NanoGPTStep:
             self.flops_per_token = GPT(load.model(), seed=1).flops_per_token()
         self._load, self._device, self._watch = load, device, watch
         if load.compiled:
-            model.compile(dynamic=False, mode=load.compile_mode)
+            # transformers' model has breaks in its graph.
+            compile_model(model, fullgraph=False, mode=load.compile_mode)  # type: ignore[arg-type]
 
     def step(self, batch: Batch) -> Tensor:
         self._watch.start()
