@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch._functorch.config
 from torch import nn
 
 if TYPE_CHECKING:  # which imports this module
@@ -16,12 +18,12 @@ if TYPE_CHECKING:  # which imports this module
 def compile_attention(model: GPT, **options: Any) -> None:
     """Compile each attention module of a `GPT` when it is first called. `options`: as for `compile_scope`."""
     for block in model.blocks:
-        block.attn.compile(**_complete(options))
+        _compile(block.attn, options)
 
 
 def compile_model(model: GPT, **options: Any) -> None:
     """Compile a `GPT` whole, its loss included, when it is first called. `options`: as for `compile_scope`."""
-    model.compile(**_complete(options))
+    _compile(model, options)
 
 
 def compile_scope(model: GPT, scope: str, **options: Any) -> None:
@@ -42,7 +44,10 @@ def uncompile(model: nn.Module) -> None:
         module._compiled_call_impl = None
 
 
-def _complete(options: dict[str, Any]) -> dict[str, Any]:
+def _compile(module: nn.Module, options: dict[str, Any]) -> None:
+    # The cache of traced graphs in torch 2.11 does not ask for autocast's dtype: after a bfloat16 run, a float16 one of
+    # the same model is handed bfloat16 kernels, silently and across processes. The cache of generated code does ask.
+    torch._functorch.config.enable_autograd_cache = False
     if "mode" in options:
         options = options | {"mode": options["mode"].replace("_", "-")}
-    return {"fullgraph": True, "dynamic": False} | options
+    module.compile(**{"fullgraph": True, "dynamic": False} | options)
