@@ -202,7 +202,7 @@ def _profile(run: Callable[[], None], device: torch.device, **what: Any) -> Prof
     times = [
         Kernel(name=e.key, ms=(e.self_device_time_total if on_cuda else e.self_cpu_time_total) / 1000, count=e.count)
         for e in averages
-        if e.device_type == (DeviceType.CUDA if on_cuda else DeviceType.CPU)
+        if e.device_type == (DeviceType.CUDA if on_cuda else DeviceType.CPU) and not e.is_user_annotation
     ]
     return Profile(
         **what,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -61,7 +62,7 @@ def _describe(model: Shape) -> str:
 
 
 def _summary(profiles: list[Profile], title: str) -> Table:
-    table = Table("arm", "pass", "SDPA", "backend", title=title, box=None, padding=(0, 1), pad_edge=False)
+    table = Table("arm", "pass", "SDPA", "backend", title=title, box=None, padding=(0, 1, 0, 0))
     for T in LENGTHS:
         table.add_column(f"MiB, T={T}", justify="right")
     for arm, what in dict.fromkeys((p.arm, p.what) for p in profiles):
@@ -78,8 +79,7 @@ def _details(p: Profile) -> Table:
         *("kernel", "ms", "n", "allocated by", "MiB", "n"),
         title=f"\n{p.arm}: {p.what}, T={p.T}",
         box=None,
-        padding=(0, 1),
-        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for kernel, allocation in zip(p.kernels, p.allocations, strict=False):
         table.add_row(
@@ -91,7 +91,7 @@ def _details(p: Profile) -> Table:
 
 def _short(name: str, width: int = 32) -> str:
     """Kernels of templates have names of hundreds of characters."""
-    name = name.removeprefix("aten::")
+    name = re.sub(r"^aten::|^void |at::native::|\(anonymous namespace\)::", "", name)
     return name if len(name) <= width else f"{name[: width - 1]}…"
 
 

@@ -14,8 +14,6 @@ from gpt2 import parity
 from gpt2.parity import VARIANTS, Difference, Parity, Setting, compare, settings
 from scripts import check_parity
 
-CPU = torch.device("cpu")
-
 
 def setting(**changes: Any) -> Setting:
     return dataclasses.replace(Setting(dtype="float32", bias=True, training=True, compiled=False), **changes)
@@ -30,7 +28,7 @@ def _smaller(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("changes", [{}, {"bias": False}, {"training": False}], ids=str)
 def test_every_variant_equals_its_baseline_to_the_bit(dtype: str, changes: dict[str, bool]) -> None:
-    rows = list(compare(setting(dtype=dtype, **changes), CPU))
+    rows = list(compare(setting(dtype=dtype, **changes)))
     assert [row.variant for row in rows] == list(VARIANTS)
     for row in rows:
         assert row.passed, row
@@ -42,7 +40,7 @@ def test_every_variant_equals_its_baseline_to_the_bit(dtype: str, changes: dict[
 @pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_compiled_variants_equal_their_compiled_baselines(training: bool) -> None:
-    for row in compare(setting(training=training, compiled=True), CPU):
+    for row in compare(setting(training=training, compiled=True)):
         assert row.passed, row
 
 
@@ -51,16 +49,16 @@ def test_compiled_variants_equal_their_compiled_baselines(training: bool) -> Non
 def test_a_gate_that_is_off_by_little_is_noticed(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     off = dataclasses.replace(VARIANTS[name], w_rec=VARIANTS[name].w_rec + 0.01)
     monkeypatch.setattr(parity, "VARIANTS", {name: off})
-    (row,) = compare(setting(training=training), CPU)
+    (row,) = compare(setting(training=training))
     assert not row.passed
     assert row.output.max_diff > parity.MAX_DIFF_FLOAT32
 
 
 def test_the_seeds_criteria_hold_in_reduced_precision_and_ours_in_float32() -> None:
-    def passed(dtype: str, max_diff: float, cosine: float = 1.0, loss: float = 0.0) -> bool:
+    def passed(dtype: str, max_diff: float, cosine: float = 1.0, loss: float = 0.0, device: str = "cpu") -> bool:
         difference = Difference(max_diff, cosine)
         fine = Difference(0.0, 1.0)
-        row = {"variant": "", "reference": "", "setting": setting(dtype=dtype), "loss": loss}
+        row = {"variant": "", "reference": "", "setting": setting(dtype=dtype, device=device), "loss": loss}
         results = {
             Parity(**row, output=difference, gradient=fine).passed,  # type: ignore[arg-type]
             Parity(**row, output=fine, gradient=difference).passed,  # type: ignore[arg-type]
@@ -74,12 +72,14 @@ def test_the_seeds_criteria_hold_in_reduced_precision_and_ours_in_float32() -> N
     assert not passed("float16", 0, loss=2e-3)
     assert passed("float32", 1e-6)
     assert not passed("float32", 2e-6)
+    assert passed("float32", 1e-5, device="cuda")
+    assert not passed("float32", 2e-5, device="cuda")
     assert not passed("float16", float("nan"))
     assert not passed("float16", 0, loss=float("nan"))
 
 
 def test_settings_cover_every_combination_once() -> None:
-    eager, both = settings(compiled=False), settings(compiled=True)
+    eager, both = settings("cpu", compiled=False), settings("cpu", compiled=True)
     assert len(eager) == len(set(eager)) == 3 * 2 * 2
     assert set(both) == {dataclasses.replace(s, compiled=c) for s in eager for c in (False, True)}
 
