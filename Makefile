@@ -83,6 +83,20 @@ check status prepare-data plots report: $(ENV)
 inspect: $(ENV) ## Show what the heads of a run of each arm do
 	$(RUN) scripts.inspect_attention
 
+##@ Question the method
+.PHONY: parity profile quality bench convert
+parity: $(ENV) ## Same weights, gates at rest: is every arm its baseline?
+	$(RUN) scripts.check_parity
+profile: $(ENV) ## Kernels, allocations and peak memory of every arm
+	$(RUN) scripts.profile_kernels
+quality: $(ENV) ## Train RA v5 and the baseline in pairs, judge the seed's criteria
+	$(RUN) scripts.quick_quality_test
+bench: $(ENV) ## Time an attention layer, and a training step, of every arm
+	$(RUN) scripts.benchmark_attention
+	$(RUN) scripts.benchmark_training
+convert: $(ENV) ## Convert a model: IN=gpt2 OUT=ra-v5.pt [TO=hf] [R=4] [LOW=least]
+	$(RUN) scripts.convert_checkpoint_to_ra_v5
+
 ##@ Work on the code
 .PHONY: venv lint clean mrproper
 venv: $(ENV) ## Set up .venv, as the other targets do when they need it

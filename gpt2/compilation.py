@@ -21,8 +21,8 @@ def compile_attention(model: GPT, **options: Any) -> None:
         _compile(block.attn, options)
 
 
-def compile_model(model: GPT, **options: Any) -> None:
-    """Compile a `GPT` whole, its loss included, when it is first called. `options`: as for `compile_scope`."""
+def compile_model(model: nn.Module, **options: Any) -> None:
+    """Compile a model whole, its loss included, when it is first called. `options`: as for `compile_scope`."""
     _compile(model, options)
 
 

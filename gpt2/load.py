@@ -18,6 +18,7 @@ from gpt2.checkpoint import load_newest, read_checkpoint
 from gpt2.config import GPTConfig
 from gpt2.errors import UserError
 from gpt2.model import GPT
+from gpt2.optimizer import gate_names
 
 
 def load_model(path: Path) -> GPT:
@@ -51,12 +52,18 @@ def recorded_tokenizer(path: Path) -> str | None:
     return name
 
 
-def load_weights(model: GPT, state: dict[str, Any], *, origin: str) -> None:
-    """Take the model's weights from a checkpoint's content. UserError, beginning with `origin`, if they do not fit."""
+def load_weights(model: GPT, state: dict[str, Any], *, origin: str, new_gates: bool = False) -> None:
+    """Take the model's weights from a checkpoint's content. UserError, beginning with `origin`, if they do not fit.
+
+    With `new_gates`, gates that the checkpoint does not have keep their initial values, at which a variant is its
+    baseline: all arms of an ablation can start from one standard GPT-2.
+    """
     theirs = state.get("model")
     if not isinstance(theirs, dict):
         raise UserError(f'{origin}: has no entry "model"')
     ours = model.state_dict()
+    if new_gates:
+        theirs = {name: ours[name] for name in gate_names(model) & {*ours}} | theirs
     for name in sorted({*ours, *theirs}):
         if name not in theirs or name not in ours:
             where = "the checkpoint lacks" if name not in theirs else "the model has no"

@@ -110,7 +110,8 @@ class Run:
         set_precision(t.tf32)
         self.model = GPT(config.model, seed=t.seed)
         if t.init_from:
-            load_weights(self.model, read_checkpoint(Path(t.init_from)), origin=f'CONFIG_INIT_FROM="{t.init_from}"')
+            origin = f'CONFIG_INIT_FROM="{t.init_from}"'
+            load_weights(self.model, read_checkpoint(Path(t.init_from)), origin=origin, new_gates=True)
         self.model.to(self.device)
         self.optimizer = make_optimizer(self.model, config.optimizer, self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
@@ -206,8 +207,8 @@ class Run:
         for x, y in micro_batches:
             torch.compiler.cudagraph_mark_step_begin()
             with autocast(self.device, c.train.dtype):
-                _, loss = self.model(x, y)
-            loss = loss / len(micro_batches)
+                # The logits are not kept: at half precision they are 100 KB per token.
+                loss = self.model(x, y)[1] / len(micro_batches)
             self.scaler.scale(loss).backward()
             loss_sum += loss.detach()
         self.scaler.unscale_(self.optimizer)
@@ -218,8 +219,24 @@ class Run:
             self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.zero_grad()
         return torch.stack([loss_sum, norm])
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        # A CUDA graph writes its gradients to the same place each time. To be added up over micro-batches they need
+        # memory of their own; elsewhere the first backward pass may as well bring it.
+        for p in self.model.parameters():
+            if self.uses_cuda_graphs and p.requires_grad:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()
+            else:
+                p.grad = None
+
+    @property
+    def uses_cuda_graphs(self) -> bool:
+        """Whether what is compiled is replayed as CUDA graphs."""
+        mode = self.config.train.compile_mode
+        return self.device.type == "cuda" and self.compiled != "none" and mode in ("reduce_overhead", "max_autotune")
 
     @torch.no_grad()
     def _evaluate(self, stop: Stop) -> None:
@@ -284,7 +301,7 @@ class Run:
                 self._write("event", event="overflow", message=f"step {first + i} overflowed and was skipped")
                 continue
             uncompile(self.model)
-            batch = next(iter(self._batches(first + i)))
+            batch = next(self._batches(first + i))
             where = first_nonfinite(self.model, batch, self.device, self.config.train.dtype)
             good = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint else "there is no checkpoint yet"
             raise NonFiniteError(
@@ -296,7 +313,7 @@ class Run:
     def _compile_and_warm_up(self) -> None:
         """Compile what is to be compiled, and run every kernel once, so that no step is timed with either."""
         t = self.config.train
-        batch = next(iter(self._batches(0)))[0]
+        batch = next(self._batches(0))[0]
         if t.compile != "none":
             self._event("compile", f"compiling: {t.compile}, {t.compile_mode}")
             compile_scope(self.model, t.compile, mode=t.compile_mode)
@@ -316,10 +333,13 @@ class Run:
 
     def _warm_up(self, batch: Batch) -> None:
         x, y = batch
-        with autocast(self.device, self.config.train.dtype):
-            _, loss = self.model(x, y)
-        loss.backward()
-        self.model.zero_grad(set_to_none=True)
+        self.zero_grad()
+        for _ in range(min(2, self.config.train.gradient_accumulation_steps)):
+            torch.compiler.cudagraph_mark_step_begin()
+            with autocast(self.device, self.config.train.dtype):
+                loss = self.model(x, y)[1]
+            loss.backward()
+        self.zero_grad()
         self.model.eval()
         with torch.no_grad(), autocast(self.device, self.config.train.dtype):
             self.model(*self.eval_set[0])

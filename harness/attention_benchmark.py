@@ -126,7 +126,7 @@ def benchmark_attention(
             module = make(layer).to(device).train(mode != "forward")
             module.load_state_dict(weights, strict=False)
             if is_compiled:
-                compile_model(module, mode=compile_mode)  # type: ignore[arg-type]
+                compile_model(module, mode=compile_mode)
             x = inputs[0].detach().requires_grad_(module.training)
             y = _forward(module, x, device, layer.dtype).detach().float()
             expected = y if expected is None else expected

@@ -166,7 +166,7 @@ class NanoGPTStep:
         self._load, self._device, self._watch = load, device, watch
         if load.compiled:
             # transformers' model has breaks in its graph.
-            compile_model(model, fullgraph=False, mode=load.compile_mode)  # type: ignore[arg-type]
+            compile_model(model, fullgraph=False, mode=load.compile_mode)
 
     def step(self, batch: Batch) -> Tensor:
         self._watch.start()

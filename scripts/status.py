@@ -1,6 +1,6 @@
 """The table of runs that `.config` asks for, and how far each has come.
 
-    python -m scripts.status
+python -m scripts.status
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+# Tests run many small models, often in processes beside each other: threads would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 # `make test V=1` must not reach the makes and commands that tests run.
