@@ -89,12 +89,12 @@ parity: $(ENV) ## Same weights, gates at rest: is every arm its baseline?
 	$(RUN) scripts.check_parity
 profile: $(ENV) ## Kernels, allocations and peak memory of every arm
 	$(RUN) scripts.profile_kernels
-quality: $(ENV) ## Train RA v5 and the baseline in pairs, judge the seed's criteria
+quality: $(ENV) ## Train RA v5 and the baseline in pairs, and judge
 	$(RUN) scripts.quick_quality_test
 bench: $(ENV) ## Time an attention layer, and a training step, of every arm
 	$(RUN) scripts.benchmark_attention
 	$(RUN) scripts.benchmark_training
-convert: $(ENV) ## Convert a model: IN=gpt2 OUT=ra-v5.pt [TO=hf] [R=4] [LOW=least]
+convert: $(ENV) ## Convert a model: IN=gpt2 OUT=ra-v5.pt [TO=hf] [R=4]
 	$(RUN) scripts.convert_checkpoint_to_ra_v5
 
 ##@ Work on the code

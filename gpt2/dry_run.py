@@ -111,8 +111,8 @@ def _forward(model: GPT, x: Tensor, y: Tensor, dtype: str) -> tuple[int, Tensor]
 
 
 def _training_bytes(config: RunConfig, params: int, bytes_per_token: float, bytes_per_pass: float) -> float:
-    """Weights, gradients and two moments in float32, what autograd keeps, and the gradient of the logits, which is there
-    in float32 and, under autocast, in half precision too."""
+    """Weights, gradients and two moments in float32, what autograd keeps, and the gradient of the logits, which is
+    there in float32 and, under autocast, in half precision too."""
     tokens = config.train.batch_size * config.model.block_size
     logit_bytes = 4 if config.train.dtype == "float32" else 6
     return 16 * params + bytes_per_pass + tokens * (bytes_per_token + logit_bytes * config.model.vocab_size)
