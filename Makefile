@@ -36,7 +36,7 @@ FORCE:
 quickstart: $(ENV) ## Set up, train a small ablation on real text, report: minutes
 	$(RUN) scripts.quickstart
 test: $(ENV) ## Set up and run the tests
-	$(RUN) pytest
+	$(RUN) pytest -n auto
 help: ## This text
 	@awk -f scripts/help.awk Makefile
 

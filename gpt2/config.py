@@ -50,6 +50,10 @@ def _has_ra(model: GPTConfig) -> bool:
     return model.attention in ("ra_v5", "ra_mla")
 
 
+def _may_have_gates(model: GPTConfig) -> bool:
+    return model.attention not in ("baseline", "mla")
+
+
 def _has_mla(model: GPTConfig) -> bool:
     return model.attention in ("mla", "ra_mla")
 
@@ -232,7 +236,7 @@ class OptimizerConfig:
     grad_clip: float = setting(1.0, "GRAD_CLIP")
     """Clip the global gradient norm here; 0 switches it off."""
 
-    gate_lr_mult: float = setting(10.0, "RA_V5_GATE_LR_MULT", only_if=_has_ra)
+    gate_lr_mult: float = setting(10.0, "RA_V5_GATE_LR_MULT", only_if=_may_have_gates)
     """Learning rate of gates as a multiple of the learning rate."""
 
     def __post_init__(self) -> None:

@@ -65,9 +65,12 @@ class ReciprocalLatentAttention(MultiHeadLatentAttention):
             latent, key_q_low = cache.append(latent, q_low)
         k, v = self.keys_values(latent)
         k_std, k_low = k.split([self.head_dim - self.R, self.R], dim=-1)
-        # Gates are float32 parameters; under autocast the activations they mix are not.
-        g = self.w_rec.to(q.dtype).view(-1, 1, 1)
         query_k_low = k_low[..., k.size(-2) - q.size(-2) :, :]
-        qf = self.w_std.to(q.dtype).view(-1, 1, 1) * torch.cat([q_std, torch.lerp(q_low, query_k_low, g)], dim=-1)
-        kf = torch.cat([k_std, torch.lerp(k_low, key_q_low, g)], dim=-1)
-        return self.attend(qf, kf, v)
+        qf = self.w_std.view(-1, 1, 1) * torch.cat([q_std, self._mixed(q_low, query_k_low)], dim=-1)
+        kf = torch.cat([k_std, self._mixed(k_low, key_q_low).to(k.dtype)], dim=-1)
+        return self.attend(qf.to(q.dtype), kf, v)
+
+    def _mixed(self, own: Tensor, other: Tensor) -> Tensor:
+        """(1 - g) own + g other, [B, H, S, R], in the gates' precision: autocast's would round away what they learn."""
+        g = self.w_rec.view(-1, 1, 1)
+        return torch.lerp(own.to(g.dtype), other.to(g.dtype), g)

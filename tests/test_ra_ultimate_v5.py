@@ -377,6 +377,14 @@ def test_a_fold_made_in_inference_mode_serves_elsewhere() -> None:
     layer.train()(tokens()).sum().backward()
 
 
+def test_a_model_made_in_inference_mode_folds_each_time() -> None:
+    with torch.inference_mode():
+        layer = attention().eval()
+        before = layer(tokens())
+        layer.w_std.fill_(2.0)
+        assert not torch.equal(layer(tokens()), before)
+
+
 @torch.no_grad()
 def test_the_kept_fold_is_not_part_of_the_state_or_of_a_copy() -> None:
     layer = attention().eval()

@@ -119,9 +119,10 @@ def wait_for_training(path: Path) -> None:
 
 @pytest.mark.parametrize("stop", ["Ctrl-C", "SIGKILL"])
 def test_stopped_in_the_middle_and_continued_to_the_same_losses(tmp_path: Path, stop: str) -> None:
-    whole = planned(tmp_path, MODEL_NAME="whole", MAX_ITERS="300", EVAL_INTERVAL="100")
+    settings = {"MAX_ITERS": "300", "EVAL_INTERVAL": "100"}
+    whole = planned(tmp_path, MODEL_NAME="whole", RA_MLA_ABLATION_STEPS="1", **settings)
     assert run_plan(whole) == 0
-    plan = planned(tmp_path, MODEL_NAME="parts", MAX_ITERS="300", EVAL_INTERVAL="100")
+    plan = planned(tmp_path, MODEL_NAME="parts", **settings)
     plan.base.write(DOTCONFIG)
     process = start()
     wait_for_training(plan.runs[0].path / "metrics.jsonl")
@@ -145,6 +146,7 @@ def test_stopped_in_the_middle_and_continued_to_the_same_losses(tmp_path: Path, 
     for name in theirs:
         assert ours[name]["status"] == "done"
         assert ours[name]["val_loss"] == theirs[name]["val_loss"]
+    assert ours["ra-v5-eager/seed-1"]["status"] == "done"
 
 
 def test_tail_gives_whole_lines_only(tmp_path: Path) -> None:
