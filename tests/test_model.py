@@ -19,7 +19,7 @@ def test_flops_are_six_per_multiplied_parameter_and_twelve_per_score() -> None:
 
 
 def test_gates_are_stacked_over_layers_and_the_bias_per_position_is_left_out() -> None:
-    gates = GPT(GPTConfig(**SMALL, attention="ra_v5", ra_v5_d_bias=True, ra_v5_compile=False), seed=0).gates()
+    gates = GPT(GPTConfig(**SMALL, attention="ra_v5", ra_v5_R=2, ra_v5_d_bias=True), seed=0).gates()
     assert {name: gate.shape for name, gate in gates.items()} == {"w_std": (3, 2), "w_rec": (3, 2)}
     assert GPT(GPTConfig(**SMALL), seed=0).gates() == {}
 
