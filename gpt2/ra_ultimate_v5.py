@@ -175,9 +175,9 @@ class UltimateRAv5(CausalSelfAttention):
         """x [B, T, C] -> [Qf|Kf|V], [B, T, 3C]."""
         # The fold costs about 3 C^2 elements whatever the batch. While weights change, or where a gradient has to
         # flow through it, it is part of the graph (and under torch.compile fused into it).
-        # Parameters made in inference mode have no version to tell a change by.
-        versioned = not self.w_rec.is_inference()
-        reuse = versioned and not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        # Parameters made in inference mode have no version to tell a change by. Asked last: it cannot be traced.
+        changing = self.training or torch.is_grad_enabled()
+        reuse = not (changing or torch.compiler.is_compiling() or self.w_rec.is_inference())
         weight, bias = self._folded_once() if reuse else self.folded()
         return F.linear(x, weight, bias)
 
