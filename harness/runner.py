@@ -35,8 +35,10 @@ def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
     Raises UserError before anything is run if data is missing, or a directory holds another run.
     """
     prepare_data(plan)
+    # Opened once: the runs of a plan mostly share one data set.
+    datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
     for run in plan.runs:
-        check_identity(run.path, run_identity(run.config, open_dataset(run.config.data)))
+        check_identity(run.path, run_identity(run.config, datasets[run.config.data]))
     plan.directory.mkdir(parents=True, exist_ok=True)
     plan.base.write(plan.directory / "config")
     remember_experiment(plan)
