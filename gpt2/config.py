@@ -100,6 +100,9 @@ class GPTConfig:
     gelu_tanh: bool = setting(False, "GELU_TANH")
     """GELU by its tanh approximation, as in OpenAI's published weights; False is the exact one, as in nanoGPT."""
 
+    residual_bfloat16: bool = setting(False, "RESIDUAL_BFLOAT16")
+    """Under bfloat16 autocast, whether the residual stream is bfloat16 too; by autocast's own rules it is float32."""
+
     attention: str = setting("baseline", "ATTENTION_", choice=True)
     """The attention variant: "baseline", "ra_v5", "mla", "ra_mla", or the name of a module in gpt2/."""
 
@@ -279,6 +282,9 @@ class TrainConfig:
 
     tf32: bool = setting(True, "TF32")
     """Allow TF32 where float32 matrix products run on tensor cores."""
+
+    fused_loss: bool = setting(True, "FUSED_LOSS")
+    """The output layer and the loss a chunk of tokens at a time, without ever holding all logits (gpt2/loss.py)."""
 
     compile: str = setting("none", "COMPILE_", choice=True)
     """What torch.compile covers: "none", "attention" or "model"."""

@@ -63,6 +63,14 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, DTYPES[dtype])
 
 
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """The precision that autocast, here and now, gives a matrix product of x; None where it leaves it as it is."""
+    device_type = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the work queued on the device."""
     if device.type == "cuda":

@@ -10,9 +10,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from gpt2.checkpoint import KEEP
 from gpt2.compilation import compile_scope, uncompile
-from gpt2.config import RunConfig
+from gpt2.config import RunConfig, TrainConfig
 from gpt2.device import autocast
 from gpt2.errors import UserError
+from gpt2.loss import CHUNK_TOKENS
 from gpt2.model import GPT
 from gpt2.optimizer import make_optimizer
 
@@ -64,13 +65,13 @@ def dry_run(config: RunConfig) -> DryRun:
     if config.train.compile != "none":
         compile_scope(model, config.train.compile, backend="eager")
         with autocast(device, config.train.dtype):
-            model(x, y)
+            model(x, y, keep_logits=not config.train.fused_loss)
         uncompile(model)
         torch.compiler.reset()
 
     # What autograd keeps for the backward pass is so much per token and so much per pass: two lengths tell them apart.
-    half_bytes, _ = _forward(model, x[:, : T // 2], y[:, : T // 2], config.train.dtype)
-    full_bytes, loss = _forward(model, x, y, config.train.dtype)
+    half_bytes, _ = _forward(model, x[:, : T // 2], y[:, : T // 2], config.train)
+    full_bytes, loss = _forward(model, x, y, config.train)
     bytes_per_token = (full_bytes - half_bytes) / (T - T // 2)
     bytes_per_pass = full_bytes - T * bytes_per_token
     loss.backward()
@@ -93,7 +94,7 @@ def dry_run(config: RunConfig) -> DryRun:
     )
 
 
-def _forward(model: GPT, x: Tensor, y: Tensor, dtype: str) -> tuple[int, Tensor]:
+def _forward(model: GPT, x: Tensor, y: Tensor, train: TrainConfig) -> tuple[int, Tensor]:
     """Bytes that autograd keeps of a forward pass, parameters aside, and the loss."""
     seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
     sizes = [0]
@@ -105,14 +106,18 @@ def _forward(model: GPT, x: Tensor, y: Tensor, dtype: str) -> tuple[int, Tensor]
             sizes.append(storage.nbytes())
         return tensor
 
-    with saved_tensors_hooks(count, lambda tensor: tensor), autocast(torch.device("cpu"), dtype):
-        _, loss = model(x, y)
+    with saved_tensors_hooks(count, lambda tensor: tensor), autocast(torch.device("cpu"), train.dtype):
+        _, loss = model(x, y, keep_logits=not train.fused_loss)
     return sum(sizes), loss
 
 
 def _training_bytes(config: RunConfig, params: int, bytes_per_token: float, bytes_per_pass: float) -> float:
-    """Weights, gradients and two moments in float32, what autograd keeps, and the gradient of the logits, which is
-    there in float32 and, under autocast, in half precision too."""
+    """Weights, gradients and two moments in float32, what autograd keeps, and what there is of logits at a time.
+
+    That is those of a chunk; or else the gradient of all in float32 and, under autocast, in half precision too.
+    """
     tokens = config.train.batch_size * config.model.block_size
-    logit_bytes = 4 if config.train.dtype == "float32" else 6
-    return 16 * params + bytes_per_pass + tokens * (bytes_per_token + logit_bytes * config.model.vocab_size)
+    in_float32 = config.train.dtype == "float32"
+    whole, chunk = tokens * (4 if in_float32 else 6), min(tokens, CHUNK_TOKENS) * (4 if in_float32 else 2)
+    logits = (chunk if config.train.fused_loss else whole) * config.model.vocab_size
+    return 16 * params + bytes_per_pass + tokens * bytes_per_token + logits

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from gpt2.attention import LayerCache, build_attention
 from gpt2.compilation import compile_attention
 from gpt2.config import GPTConfig
+from gpt2.device import autocast_dtype
+from gpt2.loss import linear_cross_entropy
 
 
 class LayerNorm(nn.LayerNorm):
@@ -111,12 +113,18 @@ class GPT(nn.Module):
         return list(self.transformer.h)  # type: ignore[arg-type]
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, caches: list[LayerCache] | None = None
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        caches: list[LayerCache] | None = None,
+        *,
+        keep_logits: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """Logits [B, T, V] of token indices idx [B, T], and the mean cross-entropy (nats) of targets [B, T] if given.
 
-        Targets of -1 are ignored. With `caches` (`new_caches`), idx are the tokens that follow the cached ones. Raises
-        ValueError if the sequence is longer than block_size.
+        Targets of -1 are ignored. With `caches` (`new_caches`), idx are the tokens that follow the cached ones. With
+        `targets` and without `keep_logits` the logits are never whole (gpt2/loss.py), and empty, [B, T, 0], here.
+        Raises ValueError if the sequence is longer than block_size.
         """
         start = caches[0].length if caches else 0
         T = idx.size(1)
@@ -124,9 +132,14 @@ class GPT(nn.Module):
             raise ValueError(f"a sequence of {start + T} tokens is longer than block_size={self.config.block_size}")
         positions = torch.arange(start, start + T, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
+        if self.config.residual_bfloat16 and autocast_dtype(x) == torch.bfloat16:
+            x = x.bfloat16()
         for i, block in enumerate(self.transformer.h):
             x = block(x) if caches is None else block(x, caches[i])
-        logits = self.lm_head(self.transformer.ln_f(x))
+        x = self.transformer.ln_f(x)
+        if targets is not None and not keep_logits:
+            return x[..., :0], linear_cross_entropy(x, self.lm_head.weight, targets)
+        logits = self.lm_head(x)
         if targets is None:
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)

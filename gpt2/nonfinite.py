@@ -33,7 +33,7 @@ def first_nonfinite(model: nn.Module, micro_batches: Sequence[Batch], device: to
         model.zero_grad(set_to_none=True)
         for x, y in micro_batches:
             with autocast(device, dtype):
-                _, loss = model(x, y)
+                _, loss = model(x, y, keep_logits=False)
             if found:
                 return found[0]
             if not _finite(loss):

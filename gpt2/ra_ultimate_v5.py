@@ -25,8 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from gpt2 import kernels
 from gpt2.attention import CausalSelfAttention, LayerCache, causal_attention, merge_heads, split_heads
 from gpt2.config import GPTConfig
+from gpt2.device import autocast_dtype
+
+if kernels.HAS_TRITON:
+    from gpt2.kernels.fold import fold_cast
 
 Fold = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(rows [3C, K] of [Q|K|V], w_std [H], w_rec [H], R) -> rows [3C, K] that emit [Qf|Kf|V]."""
@@ -73,12 +78,22 @@ def fold_direct(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
 FOLDS: dict[str, Fold] = {"lerp": fold_lerp, "direct": fold_direct}
 
 
+def fold_in_torch(
+    fold: Fold, weight: Tensor, bias: Tensor | None, w_std: Tensor, w_rec: Tensor, R: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Weight [3C, C] and bias [3C] folded and cast, without a kernel of ours. The bias is folded as one more column."""
+    folded = fold(weight, w_std, w_rec, R).to(dtype)
+    if bias is None:
+        return folded, None
+    return folded, fold(bias.unsqueeze(1), w_std, w_rec, R).squeeze(1).to(dtype)
+
+
 @dataclass(frozen=True)
 class _Folded:
     """A fold, and what it was made of."""
 
     parts: list[Tensor]
-    state: tuple[int, ...]
+    state: tuple[object, ...]
     weight: Tensor
     bias: Tensor | None
 
@@ -142,21 +157,23 @@ class UltimateRAv5(CausalSelfAttention):
         self.d_bias = nn.Parameter(torch.zeros(n_head, block_size)) if d_bias else None
         self._folded: _Folded | None = None
 
-    def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight [3C, C] and bias [3C] (or None) of the standard attention layer that this layer is."""
-        fold = FOLDS[self.fold]
-        weight = fold(self.c_attn.weight, self.w_std, self.w_rec, self.R)
-        if self.c_attn.bias is None:
-            return weight, None
-        return weight, fold(self.c_attn.bias.unsqueeze(1), self.w_std, self.w_rec, self.R).squeeze(1)
+    def folded(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """Weight [3C, C] and bias [3C] (or None) of the standard attention layer that this layer is.
 
-    def _folded_once(self) -> tuple[Tensor, Tensor | None]:
+        In `dtype`, or in that of the parameters. The arithmetic is the parameters' in any case.
+        """
+        weight, bias, gates = self.c_attn.weight, self.c_attn.bias, (self.w_std, self.w_rec)
+        if kernels.usable(weight.device):
+            return fold_cast(weight, bias, *gates, R=self.R, lerp=self.fold == "lerp", dtype=dtype or weight.dtype)
+        return fold_in_torch(FOLDS[self.fold], weight, bias, *gates, self.R, dtype or weight.dtype)
+
+    def _folded_once(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         """`folded`, made anew only where something it is made of may have changed."""
         parts = [p for p in (self.c_attn.weight, self.c_attn.bias, self.w_std, self.w_rec) if p is not None]
-        state = (_optimizer_steps().count, *(p._version for p in parts))
+        state = (dtype, _optimizer_steps().count, *(p._version for p in parts))
         known = self._folded
         if known is None or known.state != state or any(a is not b for a, b in zip(known.parts, parts, strict=True)):
-            known = self._folded = _Folded(parts, state, *self.folded())
+            known = self._folded = _Folded(parts, state, *self.folded(dtype))
         return known.weight, known.bias
 
     def train(self, mode: bool = True) -> UltimateRAv5:
@@ -173,12 +190,13 @@ class UltimateRAv5(CausalSelfAttention):
 
     def qkv(self, x: Tensor) -> Tensor:
         """x [B, T, C] -> [Qf|Kf|V], [B, T, 3C]."""
-        # The fold costs about 3 C^2 elements whatever the batch. While weights change, or where a gradient has to
-        # flow through it, it is part of the graph (and under torch.compile fused into it).
+        # The fold costs about 3 C^2 elements whatever the batch, and autocast's cast of the weights is done with it.
+        # While weights change, or where a gradient has to flow through it, it is part of the graph.
         # Parameters made in inference mode have no version to tell a change by. Asked last: it cannot be traced.
         changing = self.training or torch.is_grad_enabled()
         reuse = not (changing or torch.compiler.is_compiling() or self.w_rec.is_inference())
-        weight, bias = self._folded_once() if reuse else self.folded()
+        dtype = autocast_dtype(x)
+        weight, bias = self._folded_once(dtype) if reuse else self.folded(dtype)
         return F.linear(x, weight, bias)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:

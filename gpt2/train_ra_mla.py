@@ -207,8 +207,7 @@ class Run:
         for x, y in micro_batches:
             torch.compiler.cudagraph_mark_step_begin()
             with autocast(self.device, c.train.dtype):
-                # The logits are not kept: at half precision they are 100 KB per token.
-                loss = self.model(x, y)[1] / len(micro_batches)
+                loss = self._loss(x, y) / len(micro_batches)
             self.scaler.scale(loss).backward()
             loss_sum += loss.detach()
         self.scaler.unscale_(self.optimizer)
@@ -221,6 +220,11 @@ class Run:
         self.scaler.update()
         self.zero_grad()
         return torch.stack([loss_sum, norm])
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy of a batch. No logits outlive it: at half precision they are 100 KB per token."""
+        loss: Tensor = self.model(x, y, keep_logits=not self.config.train.fused_loss)[1]
+        return loss
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -248,7 +252,7 @@ class Run:
                 break
             torch.compiler.cudagraph_mark_step_begin()
             with autocast(self.device, self.config.train.dtype):
-                _, loss = self.model(x, y)
+                loss = self._loss(x, y)
             losses.append(loss.clone())
         self.model.train()
         if len(losses) < len(self.eval_set):
@@ -337,12 +341,12 @@ class Run:
         for _ in range(min(2, self.config.train.gradient_accumulation_steps)):
             torch.compiler.cudagraph_mark_step_begin()
             with autocast(self.device, self.config.train.dtype):
-                loss = self.model(x, y)[1]
+                loss = self._loss(x, y)
             loss.backward()
         self.zero_grad()
         self.model.eval()
         with torch.no_grad(), autocast(self.device, self.config.train.dtype):
-            self.model(*self.eval_set[0])
+            self._loss(*self.eval_set[0])
         self.model.train()
         synchronize(self.device)
 

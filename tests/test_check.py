@@ -44,9 +44,9 @@ def test_a_failure_is_named_and_the_others_are_still_tried(tmp_path: Path, monke
 def test_a_graph_break_is_a_failure_of_compiled_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = gpt2.dry_run.GPT.forward
 
-    def broken(self: torch.nn.Module, *args: torch.Tensor) -> object:
+    def broken(self: torch.nn.Module, *args: torch.Tensor, **options: bool) -> object:
         torch._dynamo.graph_break()
-        return forward(self, *args)
+        return forward(self, *args, **options)
 
     monkeypatch.setattr(gpt2.dry_run.GPT, "forward", broken)
     checks = list(check_plan(planned(tmp_path, RA_MLA_ABLATION_STEPS="1,5", ABLATION_SEEDS="1")))

@@ -338,10 +338,10 @@ def test_the_fold_is_made_once_and_reused(monkeypatch: pytest.MonkeyPatch) -> No
     folds = 0
     folded = layer.folded
 
-    def counted() -> tuple[Tensor, Tensor | None]:
+    def counted(dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         nonlocal folds
         folds += 1
-        return folded()
+        return folded(dtype)
 
     monkeypatch.setattr(layer, "folded", counted)
     for n in (1, T):
@@ -354,9 +354,18 @@ def test_the_fold_is_made_once_and_reused(monkeypatch: pytest.MonkeyPatch) -> No
     layer(x)
     layer(x)
     assert folds == 2
+    layer.float()
+    for _ in range(2):
+        layer(x.float())
+    assert folds == 3
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            layer(x.float())
+    assert folds == 4, "for products in another precision it is another one"
+    layer.double()
     layer.train()(x)
     layer(x)
-    assert folds == 4, "in training it is part of every forward"
+    assert folds == 6, "in training it is part of every forward"
 
 
 def test_a_forward_with_gradients_in_eval_mode_has_them() -> None:
