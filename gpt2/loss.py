@@ -81,12 +81,17 @@ def _backward(ctx: Any, d_total: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, No
 _linear_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 
 
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Logits in the precision that exponentials and their sums are taken in."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def cross_entropy_(logits: Tensor, targets: Tensor, *, write_gradient: bool) -> Tensor:
     """Cross-entropy of each row of logits [N, V] with targets [N], in float32 at least; 0 where the target is -1.
 
     With `write_gradient`, the gradient of its sum takes the place of the logits.
     """
-    x = logits if logits.dtype == torch.float64 else logits.float()
+    x = at_least_float32(logits)
     losses = F.cross_entropy(x, targets, ignore_index=-1, reduction="none")
     if write_gradient:
         gradient = x.softmax(-1)

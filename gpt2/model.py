@@ -17,7 +17,7 @@ from gpt2.attention import LayerCache, build_attention
 from gpt2.compilation import compile_attention
 from gpt2.config import GPTConfig
 from gpt2.device import autocast_dtype
-from gpt2.loss import linear_cross_entropy
+from gpt2.loss import at_least_float32, linear_cross_entropy
 
 
 class LayerNorm(nn.LayerNorm):
@@ -142,7 +142,8 @@ class GPT(nn.Module):
         logits = self.lm_head(x)
         if targets is None:
             return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+        loss = F.cross_entropy(at_least_float32(logits).flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return logits, loss
 
     def new_caches(self) -> list[LayerCache]:
         """Empty KV caches, one per layer, for `forward`."""

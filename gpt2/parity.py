@@ -10,7 +10,7 @@ dropout, on a small GPT-2 with heads of GPT-2's width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,19 +148,19 @@ class Parity:
         object.__setattr__(self, "passed", passed)
 
 
-def settings(device: str, *, compiled: bool) -> list[Setting]:
+def settings(device: str, *, compiled: bool, dtypes: Sequence[str] = tuple(DTYPES)) -> list[Setting]:
     """Every precision, with biases and without, in train and in eval mode; with `compiled`, all of it compiled too."""
     return [
         Setting(device=device, dtype=dtype, bias=bias, training=training, compiled=c)
-        for c, dtype, bias, training in itertools.product([False, True], DTYPES, [True, False], [True, False])
+        for c, dtype, bias, training in itertools.product([False, True], dtypes, [True, False], [True, False])
         if compiled or not c
     ]
 
 
-def check_parity(device: str, *, compiled: bool) -> Iterator[Parity]:
+def check_parity(device: str, *, compiled: bool, dtypes: Sequence[str] = tuple(DTYPES)) -> Iterator[Parity]:
     """Compare every variant with its baseline in all `settings`. Forbids TF32 in this process."""
     set_precision(tf32=False)
-    for setting in settings(device, compiled=compiled):
+    for setting in settings(device, compiled=compiled, dtypes=dtypes):
         yield from compare(setting)
 
 

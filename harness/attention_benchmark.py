@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gpt2.attention import CausalSelfAttention, causal_attention, merge_heads, split_heads
 from gpt2.compilation import compile_model
 from gpt2.device import DTYPES, autocast
-from gpt2.ra_ultimate_v5 import UltimateRAv5
+from gpt2.ra_ultimate_v5 import FOLDS, UltimateRAv5, fold_in_torch
 from harness.timing import Times, calls_lasting, capture, replay_ms, round_robin, wall_ms
 
 MODES = ("forward", "forward+backward")
@@ -80,6 +80,14 @@ class CopyingAttention(CausalSelfAttention):
         return y
 
 
+class TorchFold(UltimateRAv5):
+    """RA v5 without the fold's kernel: what torch makes of its operations."""
+
+    def folded(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self.c_attn.weight, self.c_attn.bias
+        return fold_in_torch(FOLDS[self.fold], weight, bias, self.w_std, self.w_rec, self.R, dtype or weight.dtype)
+
+
 def _baseline(layer: Layer) -> nn.Module:
     return CausalSelfAttention(layer.n_embd, layer.n_head)
 
@@ -88,8 +96,8 @@ def _copying(layer: Layer) -> nn.Module:
     return CopyingAttention(layer.n_embd, layer.n_head)
 
 
-def _ra_v5(layer: Layer, fold: str) -> nn.Module:
-    return UltimateRAv5(layer.n_embd, layer.n_head, layer.block_size, R=layer.R, fold=fold)
+def _ra_v5(layer: Layer, fold: str, kind: type[UltimateRAv5] = UltimateRAv5) -> nn.Module:
+    return kind(layer.n_embd, layer.n_head, layer.block_size, R=layer.R, fold=fold)
 
 
 VARIANTS: dict[str, Callable[[Layer], nn.Module]] = {
@@ -98,6 +106,7 @@ VARIANTS: dict[str, Callable[[Layer], nn.Module]] = {
     "baseline with copies": _copying,
     "RA v5 lerp": partial(_ra_v5, fold="lerp"),
     "RA v5 direct": partial(_ra_v5, fold="direct"),
+    "RA v5 lerp, no kernel": partial(_ra_v5, fold="lerp", kind=TorchFold),
 }
 """What is timed: one function of the same weights. "with copies" is the baseline as the seed timed it."""
 

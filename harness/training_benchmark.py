@@ -12,7 +12,7 @@ import gc
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,15 +32,30 @@ from gpt2.train_ra_mla import Run
 from harness.nanogpt import NanoGPT, nanogpt_optimizer
 from harness.timing import Stopwatch, Times, round_robin
 
-OURS: dict[str, dict[str, Any]] = {
-    "baseline": {},
-    "baseline-again": {},
-    "ra_v5": {"attention": "ra_v5"},
-    "ra_v5-direct": {"attention": "ra_v5", "ra_v5_fold": "direct"},
-    "mla": {"attention": "mla"},
-    "ra_mla": {"attention": "ra_mla"},
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What is particular to an arm that our trainer takes."""
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of GPTConfig."""
+
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of TrainConfig."""
+
+
+OURS = {
+    "baseline": Arm(),
+    "baseline-again": Arm(),
+    "ra_v5": Arm(model={"attention": "ra_v5"}),
+    "ra_v5-direct": Arm(model={"attention": "ra_v5", "ra_v5_fold": "direct"}),
+    "mla": Arm(model={"attention": "mla"}),
+    "ra_mla": Arm(model={"attention": "ra_mla"}),
+    "whole-loss": Arm(train={"fused_loss": False}),
+    "float32-residual": Arm(model={"residual_bfloat16": False}),
+    "plain": Arm(model={"residual_bfloat16": False}, train={"fused_loss": False}),
 }
-"""Arms that our trainer takes: settings of GPTConfig by name."""
+"""Arms that our trainer takes. The last three are the baseline without one speed-up or the other, and without both."""
 
 THEIRS = {
     "nanogpt": "nanoGPT step, re-implemented",
@@ -72,10 +87,11 @@ class Load:
 
     compile_mode: str = "default"
 
-    def model(self, **attention: Any) -> GPTConfig:
-        """The model's configuration with some attention."""
+    def model(self, **settings: Any) -> GPTConfig:
+        """The model's configuration, as an arm has it."""
         shape = {name: getattr(self, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
-        return GPTConfig(**shape, ra_v5_compile=False, **attention)
+        defaults = {"ra_v5_compile": False, "residual_bfloat16": self.dtype == "bfloat16"}
+        return GPTConfig(**shape, **defaults | settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +139,8 @@ class Trainee(Protocol):
 class OurTrainer:
     """The trainer itself. Its calls to its gradient scaler tell the phases apart."""
 
-    def __init__(self, load: Load, model: GPTConfig, device: torch.device, folder: Path, watch: Stopwatch) -> None:
-        self.run = Run(_run_config(load, model, device, folder), folder)
+    def __init__(self, load: Load, arm: Arm, device: torch.device, folder: Path, watch: Stopwatch) -> None:
+        self.run = Run(_run_config(load, arm, device, folder), folder)
         self.run.scaler = _MarkingScaler(watch, device.type, enabled=load.dtype == "float16")
         self.flops_per_token = self.run.flops_per_token
         self._watch = watch
@@ -253,7 +269,7 @@ def _prepare(
 
 def _make(arm: str, load: Load, device: torch.device, folder: Path, watch: Stopwatch) -> Trainee:
     if arm in OURS:
-        return OurTrainer(load, load.model(**OURS[arm]), device, folder / arm, watch)
+        return OurTrainer(load, OURS[arm], device, folder / arm, watch)
     torch.manual_seed(1)
     if arm == "nanogpt":
         return NanoGPTStep(load, NanoGPT(load.model()), device, watch)
@@ -274,14 +290,14 @@ def _make(arm: str, load: Load, device: torch.device, folder: Path, watch: Stopw
     return TransformersStep(load, GPT2LMHeadModel(config), device, watch)
 
 
-def _run_config(load: Load, model: GPTConfig, device: torch.device, folder: Path) -> RunConfig:
+def _run_config(load: Load, arm: Arm, device: torch.device, folder: Path) -> RunConfig:
     folder.mkdir()
     return RunConfig(
         name="benchmark",
-        model=model,
+        model=load.model(**arm.model),
         data=_data_config(load, folder.parent),
         optimizer=OptimizerConfig(),
-        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_iters=1),
+        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_iters=1, **arm.train),
     )
 
 

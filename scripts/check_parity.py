@@ -1,6 +1,6 @@
 """Is every variant its baseline where its gates say so? Outputs, losses and gradients, in every precision.
 
-python -m scripts.check_parity [--compile] [--json FILE]
+python -m scripts.check_parity [--compile] [--dtypes float32,bfloat16] [--json FILE]
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gpt2.device import device_name, select_device, versions
-from gpt2.errors import run_command
+from gpt2.device import DTYPES, device_name, select_device, versions
+from gpt2.errors import UserError, run_command
 from gpt2.files import write_json
 from gpt2.parity import (
     MAX_DIFF,
@@ -34,12 +34,13 @@ def main() -> int:
         action=argparse.BooleanOptionalAction,
         help="compare compiled with compiled too; by default on CUDA only, as it takes minutes on a CPU",
     )
+    parser.add_argument("--dtypes", type=_dtypes, default=list(DTYPES), help="such as float32,bfloat16 (default all)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     device = select_device(args.device)
     compiled = device.type == "cuda" if args.compile is None else args.compile
 
-    rows = list(check_parity(device.type, compiled=compiled))
+    rows = list(check_parity(device.type, compiled=compiled, dtypes=args.dtypes))
     Console().print(_table(rows, title=f"Parity on {device_name(device)}"))
     float32 = MAX_DIFF_FLOAT32 if device.type == "cpu" else MAX_DIFF_FLOAT32_ACCELERATOR
     print(f"Allowed: {float32:.0e} in float32, {MAX_DIFF:.0e} in other precisions; cosines above {MIN_COSINE}.")
@@ -58,6 +59,14 @@ def main() -> int:
             },
         )
     return 1 if failed else 0
+
+
+def _dtypes(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in DTYPES:
+            raise UserError(f"--dtypes: there is no {name!r}; there are {', '.join(DTYPES)}")
+    return names
 
 
 def _table(rows: list[Parity], title: str) -> Table:

@@ -18,7 +18,7 @@ from harness.attention_benchmark import MODES, VARIANTS, CopyingAttention, Layer
 from harness.nanogpt import NanoGPT, nanogpt_optimizer
 from harness.store import read_json
 from harness.timing import Stopwatch
-from harness.training_benchmark import OURS, Load, OurTrainer, arms_here, benchmark_training
+from harness.training_benchmark import OURS, Arm, Load, OurTrainer, arms_here, benchmark_training
 from scripts import benchmark_attention as attention_script
 from scripts import benchmark_training as training_script
 
@@ -117,10 +117,9 @@ def test_what_is_timed_is_the_trainers_step(tmp_path: Path, dtype: str) -> None:
     training_benchmark._write_tokens(load, tmp_path)
     batches = training_benchmark._batches(load, CPU, tmp_path)
     watch = Stopwatch(CPU)
-    timed = OurTrainer(load, load.model(**OURS["ra_v5"]), CPU, tmp_path / "timed", watch)
-    plain = Run(
-        training_benchmark._run_config(load, timed.run.config.model, CPU, tmp_path / "plain"), tmp_path / "plain"
-    )
+    arm = OURS["ra_v5"]
+    timed = OurTrainer(load, arm, CPU, tmp_path / "timed", watch)
+    plain = Run(training_benchmark._run_config(load, arm, CPU, tmp_path / "plain"), tmp_path / "plain")
     for batch in batches:
         assert torch.equal(timed.step(batch), plain.train_step([batch])[0])
     for p, q in zip(timed.run.model.parameters(), plain.model.parameters(), strict=True):
@@ -128,8 +127,19 @@ def test_what_is_timed_is_the_trainers_step(tmp_path: Path, dtype: str) -> None:
     assert [list(lap) for lap in watch.laps()] == [["forward", "backward", "optimizer", "total"]] * len(batches)
 
 
+def test_an_arm_without_speed_ups_takes_the_same_steps_otherwise(tmp_path: Path) -> None:
+    load = Load(n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=32, batch_size=2, dtype="bfloat16")
+    training_benchmark._write_tokens(load, tmp_path)
+    batch = training_benchmark._batches(load, CPU, tmp_path)[0]
+    runs = {name: OurTrainer(load, OURS[name], CPU, tmp_path / name, Stopwatch(CPU)) for name in ("baseline", "plain")}
+    settings = {name: (t.run.config.model.residual_bfloat16, t.run.config.train.fused_loss) for name, t in runs.items()}
+    assert settings == {"baseline": (True, True), "plain": (False, False)}
+    losses = [trainee.step(batch).item() for trainee in runs.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=2 * torch.finfo(torch.bfloat16).eps)
+
+
 def test_an_arm_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OURS, "too-wide", {"attention": "ra_v5", "ra_v5_R": 8})
+    monkeypatch.setitem(OURS, "too-wide", Arm(model={"attention": "ra_v5", "ra_v5_R": 8}))
     rows, failures = benchmark_training(CPU, LOAD, ["too-wide", "nanogpt"], repeats=1)
     assert [row.arm for row in rows] == ["nanogpt"]
     assert rows[0].ratio_to_baseline is None

@@ -89,8 +89,8 @@ def test_the_command_fails_if_a_comparison_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], w_rec: float, status: int
 ) -> None:
     monkeypatch.setattr(parity, "VARIANTS", {"it": dataclasses.replace(VARIANTS["ra_v5 lerp"], w_rec=w_rec)})
-    monkeypatch.setattr(parity, "DTYPES", {"float32": torch.float32})
-    monkeypatch.setattr("sys.argv", ["check_parity", "--device", "cpu", "--json", str(tmp_path / "parity.json")])
+    options = ["--device", "cpu", "--dtypes", "float32", "--json", str(tmp_path / "parity.json")]
+    monkeypatch.setattr("sys.argv", ["check_parity", *options])
     assert check_parity.main() == status
     assert f"{0 if status else 4} of 4 comparisons passed" in capsys.readouterr().out
     written = json.loads((tmp_path / "parity.json").read_text())
