@@ -143,6 +143,7 @@ def profile_arms(
                 n_embd=shape.n_embd,
                 vocab_size=shape.vocab_size,
                 block_size=T,
+                residual_bfloat16=shape.dtype == "bfloat16",
                 ra_v5_compile=False,
                 **settings,
             )
@@ -173,7 +174,7 @@ def _pass(model: GPT, what: str, device: torch.device, shape: Shape) -> Callable
 
     def train() -> None:
         with autocast(device, shape.dtype):
-            _, loss = model(idx, idx)
+            _, loss = model(idx, idx, keep_logits=False)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -30,6 +30,7 @@ from gpt2.errors import one_line
 from gpt2.model import GPT
 from gpt2.train_ra_mla import Run
 from harness.nanogpt import NanoGPT, nanogpt_optimizer
+from harness.step_profile import kernel_ms
 from harness.timing import Stopwatch, Times, round_robin
 
 
@@ -116,6 +117,9 @@ class Row:
 
     ratio_to_nanogpt: float | None = None
     """Likewise."""
+
+    kernels: Mapping[str, float] | None = None
+    """ms of kernels in a step by kind (harness/step_profile.py); None without CUDA. Gaps between them are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,9 +246,12 @@ def benchmark_training(
         samples = round_robin(turns, math.ceil(repeats / _TURN))
         laps = {arm: [lap for turn in of for lap in turn] for arm, of in samples.items()}
         flops = {arm: trainee.flops_per_token for arm, trainee in trainees.items()}
+        kernels = {}
+        if device.type == "cuda":
+            kernels = {arm: kernel_ms(partial(trainee.step, batches[0])) for arm, trainee in trainees.items()}
         del trainees, turns
         _free(device)
-    return _rows(load, laps, flops, memory, peak_flops(device)), failures
+    return _rows(load, laps, flops, memory, kernels, peak_flops(device)), failures
 
 
 def _prepare(
@@ -342,6 +349,7 @@ def _rows(
     laps: Mapping[str, Sequence[Mapping[str, float]]],
     flops_per_token: Mapping[str, int],
     memory: Mapping[str, float | None],
+    kernels: Mapping[str, Mapping[str, float]],
     peak: float | None,
 ) -> list[Row]:
     times = {
@@ -364,6 +372,7 @@ def _rows(
             peak_mem_gib=memory[arm],
             ratio_to_baseline=ratio(arm, "baseline"),
             ratio_to_nanogpt=ratio(arm, "nanogpt"),
+            kernels=kernels.get(arm),
         )
         rows.append(row)
     return rows

@@ -57,6 +57,8 @@ def main() -> int:
         load = Load(**settings, compiled=compiled, compile_mode=args.compile_mode)
         timed, failed = benchmark_training(device, load, args.arms, repeats=args.repeats)
         print_table(_table(timed, "\ncompiled" if compiled else "\neager"))
+        if on_gpu:
+            print_table(_kernels(timed))
         for failure in failed:
             print(f"{failure.arm}: FAILED: {failure.reason}")
         rows += timed
@@ -96,6 +98,17 @@ def _table(rows: Sequence[Row], title: str) -> Table:
             _or_dash(row.ratio_to_baseline, ".3f"),
             _or_dash(row.ratio_to_nanogpt, ".3f"),
         )
+    return table
+
+
+def _kernels(rows: Sequence[Row]) -> Table:
+    table = Table("", title="\nms of kernels", title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row.kernels or ()))
+    for kind in (*kinds, "sum"):
+        table.add_column(kind, justify="right", no_wrap=True)
+    for row in rows:
+        if row.kernels is not None:
+            table.add_row(row.arm, *(f"{row.kernels[kind]:.2f}" for kind in kinds), f"{sum(row.kernels.values()):.2f}")
     return table
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,42 @@ def test_compiled_and_eager_runs_agree(tmp_path: Path, scope: str) -> None:
     compiled = train(tiny(tmp_path, ATTENTION_RA_V5="y", **{f"COMPILE_{scope}": "y"}), tmp_path / "compiled")
     assert compiled["compile"] == {"asked": scope.lower(), "ran": scope.lower()}
     assert compiled["val_loss"] == pytest.approx(eager["val_loss"], abs=2e-4)
+
+
+@pytest.mark.slow
+def test_after_the_warm_up_nothing_is_compiled_again(tmp_path: Path) -> None:
+    # Training, evaluation and their batches have the shapes that were warmed up with.
+    resolved = tiny(tmp_path, ATTENTION_RA_V5="y", COMPILE_MODEL="y")
+    (tmp_path / "run").mkdir()
+    run = Run(run_config(resolved.symbols), tmp_path / "run")
+    warm_up = run._compile_and_warm_up
+
+    def then_forbid() -> None:
+        warm_up()
+        torch._dynamo.config.error_on_recompile = True
+
+    run._compile_and_warm_up = then_forbid  # type: ignore[method-assign]
+    with torch._dynamo.config.patch(error_on_recompile=False):
+        assert run.train(Stop()) == "done"
+    assert summary(tmp_path / "run")["compile"] == {"asked": "model", "ran": "model"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu_steps_do_not_make_the_host_wait(tmp_path: Path, compiled: bool) -> None:
+    scope = {"COMPILE_MODEL": "y"} if compiled else {}
+    resolved = tiny(tmp_path, ATTENTION_RA_V5="y", DEVICE_CUDA="y", DTYPE_BFLOAT16="y", **scope)
+    (tmp_path / "run").mkdir()
+    run = Run(run_config(resolved.symbols), tmp_path / "run")
+    run._compile_and_warm_up()
+    with closing(run._batches()) as stream:
+        run.train_step(next(stream))  # the optimizer makes its state
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                run.train_step(next(stream))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_init_from_starts_where_another_run_ended(tmp_path: Path) -> None:
