@@ -125,6 +125,14 @@ def command_line_assignments(environ: Mapping[str, str] = os.environ) -> list[As
     return list(assignments.values())
 
 
+def assignment(text: str) -> Assignment:
+    """A setting that a script was given as an argument, "SYMBOL=value", with or without CONFIG_. Raises UserError."""
+    symbol, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"command line: {text!r}: write SYMBOL=value")
+    return Assignment(symbol.removeprefix("CONFIG_"), value, "command line")
+
+
 def refuse_assignments(command: str, environ: Mapping[str, str] = os.environ) -> None:
     """Raise UserError if make's command line has settings, which this command has no use for."""
     if assignments := command_line_assignments(environ):

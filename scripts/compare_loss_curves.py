@@ -24,6 +24,7 @@ from gpt2.device import device_name, select_device
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.errors import UserError, one_line, run_command
 from gpt2.files import write_json
+from harness.kconfig import assignment
 from harness.loss_curves import (
     LAST,
     NANOGPT,
@@ -110,16 +111,9 @@ def _config(args: argparse.Namespace, device: torch.device) -> RunConfig:
     layers = (
         [Assignment(symbol, value, "default") for symbol, value in defaults.items()],
         [Assignment(symbol, value, flag) for flag, (symbol, value) in flags.items() if value is not None],
-        [_assignment(text) for text in args.overrides],
+        [assignment(text) for text in args.overrides],
     )
     return resolve(*layers).run_config()
-
-
-def _assignment(text: str) -> Assignment:
-    symbol, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"command line: {text!r}: write SYMBOL=value")
-    return Assignment(symbol.removeprefix("CONFIG_"), value, "command line")
 
 
 def _seeds(text: str) -> list[int]:

@@ -19,7 +19,7 @@ from rich.table import Table
 from gpt2.dotconfig import Assignment, load
 from gpt2.errors import UserError, run_command
 from gpt2.files import write_json
-from harness.kconfig import command_line_assignments, find_defconfig
+from harness.kconfig import assignment, command_line_assignments, find_defconfig
 from harness.plan import Plan
 from harness.quality import FAIL, GATE_THRESHOLD, STEPS, Quality, SeedResult, assess, plan_quality, quality_json
 
@@ -41,7 +41,7 @@ def main() -> int:
         "--out": ("RESULTS_DIR", args.out),
     }
     overrides = [Assignment(symbol, value, flag) for flag, (symbol, value) in flags.items() if value is not None]
-    overrides += [_assignment(text) for text in args.overrides]
+    overrides += [assignment(text) for text in args.overrides]
     overrides += command_line_assignments()
     symbols = [assignment.symbol for assignment in overrides]
     if twice := {symbol for symbol in symbols if symbols.count(symbol) > 1}:
@@ -66,13 +66,6 @@ def _test(plan: Plan, model: str, overrides: Sequence[Assignment]) -> int:
         print(f"{criterion.verdict:9} {criterion.name}: {criterion.evidence}")
     print(f"\n{quality.verdict}: {plan.directory}")
     return 1 if quality.verdict == FAIL else 0
-
-
-def _assignment(text: str) -> Assignment:
-    symbol, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"command line: {text!r}: write SYMBOL=value")
-    return Assignment(symbol.removeprefix("CONFIG_"), value, "command line")
 
 
 def _table(quality: Quality) -> Table:
