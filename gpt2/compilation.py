@@ -5,6 +5,10 @@ Modules are compiled in place (`nn.Module.compile`), so parameter names and chec
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,10 +48,56 @@ def uncompile(model: nn.Module) -> None:
         module._compiled_call_impl = None
 
 
+class _Inductor(torch._TorchCompileInductorWrapper):
+    """torch.compile's own compiler, whose caches here also ask for what decides a graph and is not in it.
+
+    It is called where a module is first called, with everything as it is there: in compiling for several precisions,
+    one process is as safe as several.
+    """
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        config: Any = torch.compiler.config
+        with config.patch(cache_key_tag=f"{config.cache_key_tag} {_ambient()}"), _custom_functions_are_cached():
+            return super().__call__(*args, **options)
+
+
+def _custom_functions_are_cached() -> AbstractContextManager[Any]:
+    """Let graphs with an autograd.Function into the cache, where torch can: RA v5's have one (gpt2/kernels/fold.py).
+
+    That it is not let in by default is for functions whose code the key does not have. It has ours.
+    """
+    config: Any = torch._functorch.config
+    name = "autograd_cache_allow_custom_autograd_functions"
+    return config.patch(name, True) if hasattr(config, name) else nullcontext()  # torch 2.7 has not
+
+
+def _ambient() -> str:
+    """What decides the graph of a module beside its code and its inputs, as far as torch's cache does not ask for it.
+
+    Autocast's dtype, which is in torch's own key from 2.13 on: before, a float16 run was handed the bfloat16 kernels of
+    an earlier run. Which kernels attention may use: a run with one of them forbidden was handed it all the same. And
+    the code of our operators (gpt2/loss.py), whose backward pass is traced but known to the key by their name alone.
+    """
+    autocast = [f"{d} {torch.get_autocast_dtype(d)}" for d in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(d)]
+    sdpa = [
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        torch.backends.cuda.cudnn_sdp_enabled(),
+        torch.backends.cuda.math_sdp_enabled(),
+    ]
+    return f"autocast {autocast} sdpa {sdpa} code {_code()}"
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of this package's source."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def _compile(module: nn.Module, options: dict[str, Any]) -> None:
-    # The cache of traced graphs in torch 2.11 does not ask for autocast's dtype: after a bfloat16 run, a float16 one of
-    # the same model is handed bfloat16 kernels, silently and across processes. The cache of generated code does ask.
-    torch._functorch.config.enable_autograd_cache = False
-    if "mode" in options:
-        options = options | {"mode": options["mode"].replace("_", "-")}
-    module.compile(**{"fullgraph": True, "dynamic": False} | options)
+    options = {"fullgraph": True, "dynamic": False} | options
+    if "backend" not in options:
+        mode = options.pop("mode", "default").replace("_", "-")
+        options["backend"] = _Inductor(mode, None, options["dynamic"])
+    module.compile(**options)
