@@ -7,11 +7,13 @@ checkpoints/step-00000500.pt.sha256     its checksum, as `sha256sum -c` reads it
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -37,13 +39,30 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> Path:
     path = directory / f"step-{step:08d}.pt"
     # The checksum first: a checkpoint under its own name always has one.
     unchecked = path.with_suffix(".unchecked")
-    write_atomic(unchecked, lambda file: torch.save(state, file))
-    write_text(_checksum_path(path), f"{sha256_of(unchecked)}  {path.name}\n")
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(1, "checksum") as thread:
+        write_atomic(unchecked, lambda file: torch.save(state, _Hashing(file, digest, thread)))  # type: ignore[arg-type]
+    write_text(_checksum_path(path), f"{digest.hexdigest()}  {path.name}\n")
     unchecked.replace(path)
     for old in _newest_first(directory)[KEEP:]:
         old.unlink()
         _checksum_path(old).unlink(missing_ok=True)
     return path
+
+
+class _Hashing(io.RawIOBase):
+    """Writes to a file, and hashes in a thread meanwhile: a checkpoint takes seconds, in which nothing is trained."""
+
+    def __init__(self, file: IO[bytes], digest: hashlib._Hash, thread: ThreadPoolExecutor) -> None:
+        self._file = file
+        self._digest = digest
+        self._thread = thread
+
+    def write(self, data: Any) -> int:
+        hashed = self._thread.submit(self._digest.update, data)
+        written = self._file.write(data)
+        hashed.result()  # `data` is the caller's again as soon as this returns
+        return written
 
 
 def load_newest(directory: Path) -> Loaded | None:
