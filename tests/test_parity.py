@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from gpt2 import parity
 from gpt2.parity import VARIANTS, Difference, Parity, Setting, compare, settings
