@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
 import statistics
 import sys
@@ -128,7 +129,8 @@ class Run:
         self.overflows = 0
         self.overflows_in_a_row = 0
         self.train_loss = self.val_loss = float("nan")
-        self.compiled = t.compile
+        self.compiled, self.compile_mode = t.compile, t.compile_mode
+        """What is compiled and how: as asked, until it turns out not to work."""
         self.events: list[str] = []
         """What went differently from what was asked."""
         self.checkpoint: Path | None = None
@@ -205,7 +207,7 @@ class Run:
             torch.manual_seed(c.train.seed * 1_000_003 + self.step)
         loss_sum = torch.zeros((), device=self.device)
         for x, y in micro_batches:
-            torch.compiler.cudagraph_mark_step_begin()
+            self._mark_pass()
             with autocast(self.device, c.train.dtype):
                 loss = self._loss(x, y) / len(micro_batches)
             self.scaler.scale(loss).backward()
@@ -236,11 +238,16 @@ class Run:
             else:
                 p.grad = None
 
+    def _mark_pass(self) -> None:
+        """Tell CUDA graphs that what earlier passes returned may be overwritten. Costs an import of a second."""
+        if self.uses_cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+
     @property
     def uses_cuda_graphs(self) -> bool:
         """Whether what is compiled is replayed as CUDA graphs."""
-        mode = self.config.train.compile_mode
-        return self.device.type == "cuda" and self.compiled != "none" and mode in ("reduce_overhead", "max_autotune")
+        graphs = self.compiled != "none" and self.compile_mode in ("reduce_overhead", "max_autotune")
+        return graphs and self.device.type == "cuda"
 
     @torch.no_grad()
     def _evaluate(self, stop: Stop) -> None:
@@ -250,7 +257,7 @@ class Run:
         for x, y in self.eval_set:
             if stop.requested and self.step < self.config.train.max_iters:
                 break
-            torch.compiler.cudagraph_mark_step_begin()
+            self._mark_pass()
             with autocast(self.device, self.config.train.dtype):
                 loss = self._loss(x, y)
             losses.append(loss.clone())
@@ -318,20 +325,25 @@ class Run:
         """Compile what is to be compiled, and run every kernel once, so that no step is timed with either."""
         t = self.config.train
         batch = next(self._batches(0))[0]
+        attempts = [("none", "default")]
         if t.compile != "none":
             self._event("compile", f"compiling: {t.compile}, {t.compile_mode}")
-            compile_scope(self.model, t.compile, mode=t.compile_mode)
-        try:
-            self._warm_up(batch)
-        except Exception as error:
-            if t.compile == "none" or isinstance(error, torch.OutOfMemoryError):
-                raise
-            # The seed's fallback: a run in eager mode beats none, as long as nobody takes it for a compiled one.
-            uncompile(self.model)
-            torch.compiler.reset()
-            self.compiled = "none"
-            self._differs("compile_fallback", f"torch.compile failed, running eager: {one_line(error)}")
-            self._warm_up(batch)
+            # The seed's fallbacks, as max-autotune can ask for more shared memory than there is: kernels that are not
+            # tuned, then none. A run in eager mode beats no run, as long as nobody takes it for a compiled one.
+            attempts = [*dict.fromkeys([(t.compile, t.compile_mode), (t.compile, "default")]), *attempts]
+        for this, after in itertools.zip_longest(attempts, attempts[1:]):
+            self.compiled, self.compile_mode = this
+            compile_scope(self.model, self.compiled, mode=self.compile_mode)
+            try:
+                self._warm_up(batch)
+                break
+            except Exception as error:
+                if after is None or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                uncompile(self.model)
+                torch.compiler.reset()
+                instead = "running eager" if after[0] == "none" else f"compiling in mode {after[1]}"
+                self._differs("compile_fallback", f"torch.compile failed, {instead}: {one_line(error)}")
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
@@ -339,7 +351,7 @@ class Run:
         x, y = batch
         self.zero_grad()
         for _ in range(min(2, self.config.train.gradient_accumulation_steps)):
-            torch.compiler.cudagraph_mark_step_begin()
+            self._mark_pass()
             with autocast(self.device, self.config.train.dtype):
                 loss = self._loss(x, y)
             loss.backward()
@@ -411,7 +423,11 @@ class Run:
                 "wall_time_s": self._wall_s(),
                 "params": self.model.num_params(),
                 "config_hash": self.config_hash,
-                "compile": {"asked": self.config.train.compile, "ran": self.compiled},
+                "compile": {
+                    "asked": self.config.train.compile,
+                    "ran": self.compiled,
+                    "mode": None if self.compiled == "none" else self.compile_mode,
+                },
                 "overflows": self.overflows,
                 "gates": {name: gate.tolist() for name, gate in self.model.gates().items()},
                 "events": self.events,

@@ -97,7 +97,7 @@ def write_run(
             "wall_time_s": iters * ms_per_step / 1000 + 30,
             "params": 124_475_904,
             "config_hash": provenance["config_hash"],
-            "compile": {"asked": asked or compiled, "ran": compiled},
+            "compile": {"asked": asked or compiled, "ran": compiled, "mode": None if compiled == "none" else "default"},
             "overflows": 0,
             "gates": lines[-1]["gates"] if gates else None,
             "events": list(events),

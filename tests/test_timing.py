@@ -34,7 +34,7 @@ def test_the_quartiles_enclose_the_median_and_lie_within_the_samples(samples: li
     assert all(a <= b * (1 + 1e-12) for a, b in itertools.pairwise(ordered))
 
 
-def test_variants_take_turns_and_no_garbage_is_collected_meanwhile() -> None:
+def test_variants_take_turns_in_changing_order_and_no_garbage_is_collected_meanwhile() -> None:
     order: list[str] = []
 
     def measure(name: str) -> float:
@@ -42,10 +42,16 @@ def test_variants_take_turns_and_no_garbage_is_collected_meanwhile() -> None:
         order.append(name)
         return len(order)
 
-    samples = round_robin({name: lambda name=name: measure(name) for name in "abc"}, 3)
-    assert "".join(order) == "abcabcabc"
-    assert samples == {"a": [1, 4, 7], "b": [2, 5, 8], "c": [3, 6, 9]}
+    measures = {name: lambda name=name: measure(name) for name in "abc"}
+    samples = round_robin(measures, 20)
+    turns = ["".join(order[i : i + 3]) for i in range(0, 60, 3)]
+    assert {"".join(sorted(turn)) for turn in turns} == {"abc"}
+    assert {turn[0] for turn in turns} == set("abc"), "each comes first now and then"
+    assert samples == {name: [i + 1 for i, of in enumerate(order) if of == name] for name in "abc"}
     assert gc.isenabled()
+    again, order[:] = list(order), []
+    round_robin(measures, 20)
+    assert order == again
 
 
 def test_garbage_is_collected_again_after_an_error() -> None:

@@ -264,10 +264,38 @@ def test_compilation_that_fails_falls_back_to_eager_and_says_so(
     out = make(tmp_path / "compiled")
     result = train(tiny(tmp_path, COMPILE_MODEL="y"), out)
     assert result["status"] == "done"
-    assert result["compile"] == {"asked": "model", "ran": "none"}
+    assert result["compile"] == {"asked": "model", "ran": "none", "mode": None}
     assert result["events"][0].startswith("torch.compile failed, running eager: ")
     assert len(metrics_events(out, "compile_fallback")) == 1
     assert result["val_loss"] == eager["val_loss"]
+
+
+def test_a_mode_that_fails_falls_back_to_the_default_one_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpt2.train_ra_mla as trainer
+
+    compile_scope = trainer.compile_scope
+    tried = []
+
+    def out_of_shared_memory(model: Any, scope: str, *, mode: str) -> None:
+        tried.append((scope, mode))
+        if mode == "max_autotune":
+
+            def fail(*_: object) -> None:
+                raise RuntimeError("No valid triton configs. OutOfResources: out of resource: shared memory")
+
+            model.register_forward_pre_hook(fail)
+        else:
+            model._forward_pre_hooks.clear()
+            compile_scope(model, scope, backend="eager")
+
+    monkeypatch.setattr(trainer, "compile_scope", out_of_shared_memory)
+    out = make(tmp_path / "compiled")
+    result = train(tiny(tmp_path, COMPILE_MODEL="y", COMPILE_MODE_MAX_AUTOTUNE="y"), out)
+    assert tried == [("model", "max_autotune"), ("model", "default")]
+    assert result["compile"] == {"asked": "model", "ran": "model", "mode": "default"}
+    (message,) = result["events"]
+    assert message.startswith("torch.compile failed, compiling in mode default: ")
+    assert "shared memory" in message
 
 
 @pytest.mark.slow
@@ -275,7 +303,7 @@ def test_compilation_that_fails_falls_back_to_eager_and_says_so(
 def test_compiled_and_eager_runs_agree(tmp_path: Path, scope: str) -> None:
     eager = train(tiny(tmp_path, ATTENTION_RA_V5="y"), tmp_path / "eager")
     compiled = train(tiny(tmp_path, ATTENTION_RA_V5="y", **{f"COMPILE_{scope}": "y"}), tmp_path / "compiled")
-    assert compiled["compile"] == {"asked": scope.lower(), "ran": scope.lower()}
+    assert compiled["compile"] == {"asked": scope.lower(), "ran": scope.lower(), "mode": "default"}
     assert compiled["val_loss"] == pytest.approx(eager["val_loss"], abs=2e-4)
 
 
@@ -294,7 +322,7 @@ def test_after_the_warm_up_nothing_is_compiled_again(tmp_path: Path) -> None:
     run._compile_and_warm_up = then_forbid  # type: ignore[method-assign]
     with torch._dynamo.config.patch(error_on_recompile=False):
         assert run.train(Stop()) == "done"
-    assert summary(tmp_path / "run")["compile"] == {"asked": "model", "ran": "model"}
+    assert summary(tmp_path / "run")["compile"] == {"asked": "model", "ran": "model", "mode": "default"}
 
 
 @pytest.mark.gpu
