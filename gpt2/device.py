@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import re
@@ -48,6 +49,19 @@ def select_device(name: str) -> torch.device:
         raise UserError(f"DEVICE_{name.upper()}=y: torch {torch.__version__} finds no such device, only {there}")
     # With its index: some of torch's functions want one.
     return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory of this process for what is allocated next, where it is glibc.
+
+    It gives large blocks back to the system otherwise, which hands them out again, filled with zeros, a moment later.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, 2**30)
+    libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that it takes
 
 
 def set_precision(tf32: bool) -> None:

@@ -45,7 +45,7 @@ def _linear_cross_entropy(
     x: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum over tokens and, if asked for, its gradients; x [N, C], targets [N]. Products run in x's precision."""
-    cross_entropy = kernel.cross_entropy_ if kernels.usable(x.device) and x.dtype != torch.float64 else cross_entropy_
+    of_chunk = kernel.cross_entropy if kernels.usable(x.device) and x.dtype != torch.float64 else cross_entropy
     losses = []
     d_x = torch.empty_like(x) if with_gradient else x.new_empty(0)
     d_weight = torch.zeros_like(weight) if with_gradient else weight.new_empty(0)
@@ -53,11 +53,11 @@ def _linear_cross_entropy(
         w = weight.to(x.dtype)
         for start in range(0, len(x), CHUNK_TOKENS):
             chunk = slice(start, start + CHUNK_TOKENS)
-            logits = x[chunk] @ w.T
-            losses.append(cross_entropy(logits, targets[chunk], write_gradient=with_gradient))
-            if with_gradient:
-                torch.mm(logits, w, out=d_x[chunk])
-                _add_product(d_weight, logits.T, x[chunk])
+            loss, d_logits = of_chunk(x[chunk] @ w.T, targets[chunk], with_gradient=with_gradient)
+            losses.append(loss)
+            if d_logits is not None:
+                torch.mm(d_logits, w, out=d_x[chunk])
+                _add_product(d_weight, d_logits.T, x[chunk])
     return torch.cat(losses).sum(), d_x, d_weight
 
 
@@ -86,18 +86,19 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def cross_entropy_(logits: Tensor, targets: Tensor, *, write_gradient: bool) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Cross-entropy of each row of logits [N, V] with targets [N], in float32 at least; 0 where the target is -1.
 
-    With `write_gradient`, the gradient of its sum takes the place of the logits.
+    With it the gradient of its sum, [N, V] in the logits' precision, if asked for. That may take the logits' memory.
     """
-    x = at_least_float32(logits)
-    losses = F.cross_entropy(x, targets, ignore_index=-1, reduction="none")
-    if write_gradient:
-        gradient = x.softmax(-1)
-        gradient[torch.arange(len(x), device=x.device), targets.clamp(min=0)] -= 1
-        logits.copy_(gradient.mul_((targets >= 0).unsqueeze(-1)))
-    return losses
+    log_p = at_least_float32(logits).log_softmax(-1)
+    losses = F.nll_loss(log_p, targets, ignore_index=-1, reduction="none")
+    if not with_gradient:
+        return losses, None
+    gradient = log_p.exp_()
+    gradient[torch.arange(len(targets), device=targets.device), targets.clamp(min=0)] -= 1
+    gradient.index_fill_(0, (targets < 0).nonzero().flatten(), 0)
+    return losses, gradient.to(logits.dtype)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -34,7 +34,16 @@ from gpt2.clock import StepClock
 from gpt2.compilation import compile_scope, uncompile
 from gpt2.config import RunConfig, identity_hash
 from gpt2.data import Batch, Dataset, batches, eval_batches, open_dataset
-from gpt2.device import autocast, device_name, peak_flops, peak_memory_gib, select_device, set_precision, synchronize
+from gpt2.device import (
+    autocast,
+    device_name,
+    keep_freed_memory,
+    peak_flops,
+    peak_memory_gib,
+    select_device,
+    set_precision,
+    synchronize,
+)
 from gpt2.dry_run import dry_run
 from gpt2.errors import UserError, one_line, run_command
 from gpt2.files import write_json
@@ -109,11 +118,14 @@ class Run:
         self.trackers = Trackers(config, out)
 
         set_precision(t.tf32)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model = GPT(config.model, seed=t.seed)
         if t.init_from:
             origin = f'CONFIG_INIT_FROM="{t.init_from}"'
             load_weights(self.model, read_checkpoint(Path(t.init_from)), origin=origin, new_gates=True)
         self.model.to(self.device)
+        self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, config.optimizer, self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
         self.eval_set = [(x.to(self.device), y.to(self.device)) for x, y in self._eval_batches()]
@@ -214,7 +226,7 @@ class Run:
             loss_sum += loss.detach()
         self.scaler.unscale_(self.optimizer)
         clip = c.optimizer.grad_clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip)
         if not self.scaler.is_enabled():
             # What GradScaler does, for every precision: the fused kernel leaves everything as it is if this is 1.
             self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
@@ -232,8 +244,9 @@ class Run:
         """Forget the gradients."""
         # A CUDA graph writes its gradients to the same place each time. To be added up over micro-batches they need
         # memory of their own; elsewhere the first backward pass may as well bring it.
-        for p in self.model.parameters():
-            if self.uses_cuda_graphs and p.requires_grad:
+        keep = self.uses_cuda_graphs
+        for p in self.parameters:
+            if keep and p.requires_grad:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()
             else:
                 p.grad = None

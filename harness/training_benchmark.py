@@ -83,6 +83,9 @@ class Load:
     vocab_size: int = 50304
     batch_size: int = 32
     dtype: str = "bfloat16"
+    fused_loss: bool = True
+    """Of our arms, unless they say otherwise."""
+
     compiled: bool = False
     """torch.compile over the whole model with its loss."""
 
@@ -92,7 +95,7 @@ class Load:
         """The model's configuration, as an arm has it."""
         shape = {name: getattr(self, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
         defaults = {"ra_v5_compile": False, "residual_bfloat16": self.dtype == "bfloat16"}
-        return GPTConfig(**shape, **defaults | settings)
+        return GPTConfig(**shape, **{**defaults, **settings})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,12 +302,13 @@ def _make(arm: str, load: Load, device: torch.device, folder: Path, watch: Stopw
 
 def _run_config(load: Load, arm: Arm, device: torch.device, folder: Path) -> RunConfig:
     folder.mkdir()
+    train = {"fused_loss": load.fused_loss, **arm.train}
     return RunConfig(
         name="benchmark",
         model=load.model(**arm.model),
         data=_data_config(load, folder.parent),
         optimizer=OptimizerConfig(),
-        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_iters=1, **arm.train),
+        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_iters=1, **train),
     )
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import gpt2.loss
 from gpt2.config import GPTConfig
-from gpt2.loss import cross_entropy_, linear_cross_entropy
+from gpt2.loss import cross_entropy, linear_cross_entropy
 from gpt2.model import GPT
 
 C, V = 8, 11
@@ -51,11 +51,11 @@ def test_leading_dimensions_are_tokens() -> None:
 def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def spy(logits: Tensor, targets: Tensor, *, write_gradient: bool) -> Tensor:
-        asked.append(write_gradient)
-        return cross_entropy_(logits, targets, write_gradient=write_gradient)
+    def spy(logits: Tensor, targets: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        asked.append(with_gradient)
+        return cross_entropy(logits, targets, with_gradient=with_gradient)
 
-    monkeypatch.setattr(gpt2.loss, "cross_entropy_", spy)
+    monkeypatch.setattr(gpt2.loss, "cross_entropy", spy)
     x, weight, targets = inputs(5)
     with_gradient = linear_cross_entropy(x, weight, targets)
     with torch.no_grad():

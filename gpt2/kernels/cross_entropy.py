@@ -1,6 +1,6 @@
 """Cross-entropy of rows of logits, and its gradient in the logits' own memory, in one kernel.
 
-Written out in torch that is `gpt2.loss.cross_entropy_`, this kernel's twin. A program takes a row and reads it twice,
+Written out in torch that is `gpt2.loss.cross_entropy`, this kernel's twin. A program takes a row and reads it twice,
 for the sum of exponentials and for the gradient; the second time from the cache.
 """
 
@@ -58,10 +58,10 @@ def _cross_entropy_kernel(
         tl.store(logits + target, (tl.exp(at_target - shift) - 1.0).to(dtype), mask=valid)
 
 
-def cross_entropy_(logits: Tensor, targets: Tensor, *, write_gradient: bool) -> Tensor:
-    """As `gpt2.loss.cross_entropy_`."""
+def cross_entropy(logits: Tensor, targets: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """As `gpt2.loss.cross_entropy`. The gradient takes the logits' memory."""
     losses = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
     _cross_entropy_kernel[(logits.size(0),)](
-        logits, targets, losses, logits.size(1), _BLOCK, write_gradient, num_warps=_WARPS
+        logits, targets, losses, logits.size(1), _BLOCK, with_gradient, num_warps=_WARPS
     )
-    return losses
+    return losses, logits if with_gradient else None
