@@ -101,7 +101,7 @@ def write_provenance(
     write_json(
         directory / "provenance.json",
         {
-            "command": sys.argv,
+            "command": command_line(),
             "overrides": list(overrides),
             **_now(device),
             "data": data,
@@ -118,6 +118,12 @@ def add_resumption(directory: Path, *, device: torch.device, step: int) -> None:
     provenance = json.loads(path.read_text())
     provenance["resumed"].append({"step": step, **_now(device)})
     write_json(path, provenance)
+
+
+def command_line() -> list[str]:
+    """argv, with the program's path as the checkout has it: where that lies says nothing to others."""
+    program = Path(sys.argv[0]).resolve()
+    return [str(program.relative_to(ROOT)) if program.is_relative_to(ROOT) else sys.argv[0], *sys.argv[1:]]
 
 
 def code_state() -> dict[str, Any]:

@@ -14,7 +14,6 @@ import gc
 import itertools
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt2.device import hardware, synchronize, versions
-from gpt2.record import code_state
+from gpt2.record import code_state, command_line
 
 K = TypeVar("K")
 S = TypeVar("S")
@@ -178,7 +177,7 @@ def print_table(table: Table) -> None:
 def measured_on(device: torch.device) -> dict[str, Any]:
     """Where numbers come from, for the head of a JSON file: command, time, code, versions, hardware."""
     return {
-        "command": sys.argv,
+        "command": command_line(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "code": code_state(),
         "versions": versions(),

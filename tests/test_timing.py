@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2.dotconfig import ROOT
 from gpt2.files import write_json
 from harness.store import read_json
 from harness.timing import Stopwatch, Times, calls_lasting, capture, measured_on, replay_ms, round_robin, wall_ms
@@ -94,9 +95,11 @@ def test_a_stopwatch_splits_laps_into_phases() -> None:
     assert watch.laps() == []
 
 
-def test_the_head_of_a_record_says_where_it_was_measured(tmp_path: Path) -> None:
+def test_the_head_of_a_record_says_where_it_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [str(ROOT / "scripts" / "benchmark.py"), "--json", "x"])
     write_json(tmp_path / "record.json", measured_on(CPU))
     record = read_json(tmp_path / "record.json")
+    assert record["command"] == ["scripts/benchmark.py", "--json", "x"]
     assert record["hardware"]["device"] == "cpu"
     assert record["versions"]["torch"] == str(torch.__version__)
 

@@ -1,7 +1,7 @@
 """Triton kernels for what PyTorch's own operations and torch.compile leave slow, each with its plain-torch twin.
 
-The twin says what a kernel computes, and runs wherever there is no CUDA device or no Triton. Kernels are imported where
-they are called, so that nothing here needs Triton to be there. docs/performance.md says what each one gains.
+The twin says what a kernel computes, and runs wherever there is no CUDA device or no Triton. Modules with kernels need
+Triton to be imported: ask HAS_TRITON before. docs/performance.md says what each one gains.
 """
 
 from __future__ import annotations
