@@ -59,9 +59,7 @@ def _measure(name: str, out: Path, data: Path | None) -> bool:
     start = time.monotonic()
     with (out / f"{name}.txt").open("w") as log:
         command = [sys.executable, "-m", module, *arguments]
-        with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 print(line, end="", flush=True)
