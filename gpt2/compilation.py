@@ -42,6 +42,16 @@ def compile_scope(model: GPT, scope: str, **options: Any) -> None:
         compile_model(model, **options)
 
 
+def compile_attempts(scope: str, mode: str) -> list[tuple[str, str]]:
+    """Scopes and modes to try in turn until one works: as asked, in the default mode, nothing.
+
+    The seed's fallbacks: max-autotune can ask for more shared memory than there is, and untuned kernels do not. A run
+    in eager mode beats none, as long as nobody takes it for a compiled one.
+    """
+    asked = [] if scope == "none" else [(scope, mode), (scope, "default")]
+    return list(dict.fromkeys([*asked, ("none", "default")]))
+
+
 def uncompile(model: nn.Module) -> None:
     """Go back to eager execution everywhere."""
     for module in model.modules():

@@ -14,6 +14,9 @@ from typing import IO, Any
 
 import torch
 
+from gpt2.checkpoint import sha256_of
+from gpt2.config import RunConfig
+from gpt2.data import Dataset
 from gpt2.device import hardware, versions
 from gpt2.errors import UserError
 from gpt2.files import finite, write_json
@@ -68,6 +71,14 @@ class RunLock:
         return False
 
 
+def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """Everything that affects a run's numbers: its settings, its data, and the weights it starts from."""
+    identity = config.identity() | {"DATA_HASH": dataset.hash}
+    if config.train.init_from:
+        identity["INIT_FROM"] = sha256_of(Path(config.train.init_from))
+    return identity
+
+
 def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
     """Whether `directory` already holds this run. UserError, naming what differs, if it holds another one."""
     path = directory / "provenance.json"
@@ -92,7 +103,7 @@ def write_provenance(
     directory: Path,
     *,
     device: torch.device,
-    data: dict[str, Any],
+    dataset: Dataset,
     identity: dict[str, Any],
     config_hash: str,
     overrides: Sequence[str],
@@ -104,7 +115,14 @@ def write_provenance(
             "command": command_line(),
             "overrides": list(overrides),
             **_now(device),
-            "data": data,
+            "data": {
+                "dataset": dataset.name,
+                "tokenizer": dataset.tokenizer,
+                "hash": dataset.hash,
+                "train_tokens": dataset.train_tokens,
+                "val_tokens": dataset.val_tokens,
+                "val_bytes_per_token": dataset.val_bytes_per_token,
+            },
             "identity": identity,
             "config_hash": config_hash,
             "resumed": [],

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from gpt2 import dotconfig
-from gpt2.checkpoint import load_newest, read_checkpoint, save_checkpoint, sha256_of
+from gpt2.checkpoint import load_newest, read_checkpoint, save_checkpoint
 from gpt2.clock import StepClock
-from gpt2.compilation import compile_scope, uncompile
+from gpt2.compilation import compile_attempts, compile_scope, uncompile
 from gpt2.config import RunConfig, identity_hash
-from gpt2.data import Batch, Dataset, batches, eval_batches, open_dataset
+from gpt2.data import Batch, batches, eval_batches, open_dataset
 from gpt2.device import (
     autocast,
     device_name,
@@ -51,7 +51,7 @@ from gpt2.load import load_weights
 from gpt2.model import GPT
 from gpt2.nonfinite import first_nonfinite
 from gpt2.optimizer import learning_rate, make_optimizer, set_lr
-from gpt2.record import Metrics, RunLock, add_resumption, check_identity, write_provenance
+from gpt2.record import Metrics, RunLock, add_resumption, check_identity, run_identity, write_provenance
 from gpt2.stop import Stop
 from gpt2.tracking import Trackers
 
@@ -105,11 +105,10 @@ class Run:
         self.config_hash = identity_hash(identity)
         goes_on = check_identity(out, identity)
         if not goes_on:
-            data = describe_data(self.dataset)
             write_provenance(
                 out,
                 device=self.device,
-                data=data,
+                dataset=self.dataset,
                 identity=identity,
                 config_hash=self.config_hash,
                 overrides=overrides,
@@ -338,12 +337,9 @@ class Run:
         """Compile what is to be compiled, and run every kernel once, so that no step is timed with either."""
         t = self.config.train
         batch = next(self._batches(0))[0]
-        attempts = [("none", "default")]
         if t.compile != "none":
             self._event("compile", f"compiling: {t.compile}, {t.compile_mode}")
-            # The seed's fallbacks, as max-autotune can ask for more shared memory than there is: kernels that are not
-            # tuned, then none. A run in eager mode beats no run, as long as nobody takes it for a compiled one.
-            attempts = [*dict.fromkeys([(t.compile, t.compile_mode), (t.compile, "default")]), *attempts]
+        attempts = compile_attempts(t.compile, t.compile_mode)
         for this, after in itertools.zip_longest(attempts, attempts[1:]):
             self.compiled, self.compile_mode = this
             compile_scope(self.model, self.compiled, mode=self.compile_mode)
@@ -502,26 +498,6 @@ class Run:
 
 class NonFiniteError(Exception):
     """The loss or a gradient stopped being finite. The message is one line."""
-
-
-def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """Everything that affects a run's numbers: its settings, its data, and the weights it starts from."""
-    identity = config.identity() | {"DATA_HASH": dataset.hash}
-    if config.train.init_from:
-        identity["INIT_FROM"] = sha256_of(Path(config.train.init_from))
-    return identity
-
-
-def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """The data set, for provenance.json."""
-    return {
-        "dataset": dataset.name,
-        "tokenizer": dataset.tokenizer,
-        "hash": dataset.hash,
-        "train_tokens": dataset.train_tokens,
-        "val_tokens": dataset.val_tokens,
-        "val_bytes_per_token": dataset.val_bytes_per_token,
-    }
 
 
 if __name__ == "__main__":

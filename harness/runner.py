@@ -19,8 +19,7 @@ from gpt2.data import open_dataset
 from gpt2.dotconfig import Assignment
 from gpt2.errors import UserError
 from gpt2.prepare import dataset_status, is_local, prepare
-from gpt2.record import check_identity
-from gpt2.train_ra_mla import run_identity
+from gpt2.record import check_identity, run_identity
 from harness.launchers import start_local
 from harness.plan import Plan, PlannedRun, remember_experiment
 from harness.store import load_experiment, read_json, write_summary_csv
