@@ -60,9 +60,10 @@ class _Hashing(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         hashed = self._thread.submit(self._digest.update, data)
-        written = self._file.write(data)
-        hashed.result()  # `data` is the caller's again as soon as this returns
-        return written
+        try:
+            return self._file.write(data)
+        finally:
+            hashed.result()  # `data` is the caller's again as soon as this returns
 
 
 def load_newest(directory: Path) -> Loaded | None:

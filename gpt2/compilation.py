@@ -5,7 +5,6 @@ Modules are compiled in place (`nn.Module.compile`), so parameter names and chec
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -58,6 +57,15 @@ def uncompile(model: nn.Module) -> None:
         module._compiled_call_impl = None
 
 
+def _source_hash() -> str:
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+_CODE = _source_hash()
+"""Of this package, as it was imported: an edit from then on is not what runs."""
+
+
 class _Inductor(torch._TorchCompileInductorWrapper):
     """torch.compile's own compiler, whose caches here also ask for what decides a graph and is not in it.
 
@@ -95,14 +103,7 @@ def _ambient() -> str:
         torch.backends.cuda.cudnn_sdp_enabled(),
         torch.backends.cuda.math_sdp_enabled(),
     ]
-    return f"autocast {autocast} sdpa {sdpa} code {_code()}"
-
-
-@functools.cache
-def _code() -> str:
-    """A hash of this package's source."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+    return f"autocast {autocast} sdpa {sdpa} code {_CODE}"
 
 
 def _compile(module: nn.Module, options: dict[str, Any]) -> None:

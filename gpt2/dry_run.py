@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -70,8 +71,13 @@ def dry_run(config: RunConfig) -> DryRun:
         torch.compiler.reset()
 
     # What autograd keeps for the backward pass is so much per token and so much per pass: two lengths tell them apart.
+    # On a GPU, autocast's norms are float32 and keep what comes in as such; on a CPU they would not.
+    model.config = dataclasses.replace(config.model, residual_bfloat16=False)
     half_bytes, _ = _forward(model, x[:, : T // 2], y[:, : T // 2], config.train)
     full_bytes, loss = _forward(model, x, y, config.train)
+    model.config = config.model
+    if config.model.residual_bfloat16:
+        _, loss = _forward(model, x, y, config.train)
     bytes_per_token = (full_bytes - half_bytes) / (T - T // 2)
     bytes_per_pass = full_bytes - T * bytes_per_token
     loss.backward()

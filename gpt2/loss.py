@@ -24,7 +24,7 @@ CHUNK_TOKENS = 8192
 """Tokens whose logits are there at a time: 0.8 GB of GPT-2's, and enough for matrix products at full speed."""
 
 # Adding half-precision products up in float32 within the product itself.
-_ADDMM_TO_FLOAT32 = torch.__version__ >= "2.8"
+_ADDMM_TO_FLOAT32 = torch.__version__ >= "2.8" and torch.version.hip is None
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -71,8 +71,10 @@ def _(x: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool) -> tuple[
 
 def _setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*output[1:])
+    ctx.set_materialize_grads(False)  # of the two gradients, which nobody differentiates
 
 
+@torch.autograd.function.once_differentiable
 def _backward(ctx: Any, d_total: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
     d_x, d_weight = ctx.saved_tensors
     return d_x * d_total, d_weight * d_total, None, None
@@ -102,10 +104,14 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, with_gradient: bool) -> tu
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, without rounding the product to the precision of a and b where torch offers that."""
+    """total += a b, without rounding the product to the precision of a and b where torch offers that.
+
+    Where it does not, in float16, a sum over thousands of tokens may be too large. It is taken of 1/128 of each.
+    """
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     elif a.is_cuda and _ADDMM_TO_FLOAT32:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
-        total += a @ b
+        part = 128 if a.dtype == torch.float16 else 1
+        total.add_(a @ (b / part), alpha=part)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gpt2.config import TrainConfig
 from gpt2.data import Batch
 from gpt2.device import autocast
 
 
-def first_nonfinite(model: nn.Module, micro_batches: Sequence[Batch], device: torch.device, dtype: str) -> str:
+def first_nonfinite(model: nn.Module, micro_batches: Sequence[Batch], device: torch.device, train: TrainConfig) -> str:
     """Name the first tensor that is not finite when a step is taken again, in eager mode and without an update.
 
     Looks at the weights, then at the modules' outputs in the order they are computed, then at the gradients.
@@ -32,8 +33,8 @@ def first_nonfinite(model: nn.Module, micro_batches: Sequence[Batch], device: to
     try:
         model.zero_grad(set_to_none=True)
         for x, y in micro_batches:
-            with autocast(device, dtype):
-                _, loss = model(x, y, keep_logits=False)
+            with autocast(device, train.dtype):
+                _, loss = model(x, y, keep_logits=not train.fused_loss)
             if found:
                 return found[0]
             if not _finite(loss):

@@ -21,6 +21,8 @@ from gpt2.device import hardware, versions
 from gpt2.errors import UserError
 from gpt2.files import finite, write_json
 
+_SOURCES = ("Kconfig", "defconfigs", "gpt2", "harness", "scripts")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -148,9 +150,10 @@ def code_state() -> dict[str, Any]:
     """Commit of the code that runs, and what differs from it. Nulls outside a git checkout."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
-        return {"commit": None, "dirty": None, "diff": None}
+        return {"commit": None, "dirty": None, "diff": None, "untracked": None}
     diff = _git("diff", "HEAD") or ""
-    return {"commit": commit.strip(), "dirty": bool(diff), "diff": diff}
+    untracked = (_git("ls-files", "--others", "--exclude-standard", *_SOURCES) or "").splitlines()
+    return {"commit": commit.strip(), "dirty": bool(diff or untracked), "diff": diff, "untracked": untracked}
 
 
 def _now(device: torch.device) -> dict[str, Any]:

@@ -325,7 +325,7 @@ class Run:
                 continue
             uncompile(self.model)
             batch = next(self._batches(first + i))
-            where = first_nonfinite(self.model, batch, self.device, self.config.train.dtype)
+            where = first_nonfinite(self.model, batch, self.device, self.config.train)
             good = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint else "there is no checkpoint yet"
             raise NonFiniteError(
                 f"step {first + i}: loss {loss:.4g}, gradient norm {norm:.4g}; first not finite: {where}; {good}"
@@ -358,6 +358,7 @@ class Run:
 
     def _warm_up(self, batch: Batch) -> None:
         x, y = batch
+        self.model.train()
         self.zero_grad()
         for _ in range(min(2, self.config.train.gradient_accumulation_steps)):
             self._mark_pass()

@@ -251,8 +251,12 @@ def summary_row(run: RunRecord) -> Json:
 
 
 def compile_ran(run: RunRecord) -> str | None:
-    """What torch.compile did cover in a run: "none", "attention" or "model"."""
-    return None if run.summary is None else run.summary["compile"]["ran"]
+    """What torch.compile did cover in a run: "none", "attention" or "model"; with its mode if not default."""
+    if run.summary is None:
+        return None
+    compiled = run.summary["compile"]
+    mode = compiled.get("mode") or "default"
+    return str(compiled["ran"]) if mode == "default" else f"{compiled['ran']}, {mode}"
 
 
 def device_name(run: RunRecord) -> str | None:

@@ -175,7 +175,10 @@ def print_table(table: Table) -> None:
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:
-    """Where numbers come from, for the head of a JSON file: command, time, code, versions, hardware."""
+    """Where numbers come from, for the head of a JSON file: command, time, code, versions, hardware.
+
+    To be asked before anything is measured: what is edited meanwhile is not what was measured.
+    """
     return {
         "command": command_line(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -52,11 +52,16 @@ OURS = {
     "ra_v5-direct": Arm(model={"attention": "ra_v5", "ra_v5_fold": "direct"}),
     "mla": Arm(model={"attention": "mla"}),
     "ra_mla": Arm(model={"attention": "ra_mla"}),
+    "chunked-loss": Arm(train={"fused_loss": True}),
     "whole-loss": Arm(train={"fused_loss": False}),
     "float32-residual": Arm(model={"residual_bfloat16": False}),
     "plain": Arm(model={"residual_bfloat16": False}, train={"fused_loss": False}),
 }
-"""Arms that our trainer takes. The last three are the baseline without one speed-up or the other, and without both."""
+"""Arms that our trainer takes. From chunked-loss on they are the baseline with speed-ups set otherwise than `Load` has
+them, or the baseline again."""
+
+SPEED_UPS = ("whole-loss", "float32-residual", "plain")
+"""Arms that differ from the baseline in bfloat16 and with GPT-2's vocabulary alone."""
 
 THEIRS = {
     "nanogpt": "nanoGPT step, re-implemented",

@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     device = select_device(args.device)
+    head = measured_on(device)
     set_precision(tf32=True)
     on_gpu = device.type == "cuda"
     defaults: dict[str, Any] = {} if on_gpu else {"n_head": 4, "block_size": 128, "dtype": "float32"}
@@ -65,7 +66,7 @@ def main() -> None:
             rows += timed
     if args.json:
         settings = {"layer": asdict(layer), "compile_mode": args.compile_mode}
-        write_json(args.json, measured_on(device) | settings | {"rows": [asdict(row) for row in rows]})
+        write_json(args.json, head | settings | {"rows": [asdict(row) for row in rows]})
 
 
 def _table(rows: list[Row], title: str) -> Table:

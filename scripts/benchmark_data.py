@@ -44,6 +44,7 @@ def main() -> None:
         if getattr(args, name) < lowest:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)}: must be at least {lowest}")
     device = select_device(args.device)
+    head = measured_on(device)
     needed = NEEDED_ON_GPU if args.needed is None and device.type == "cuda" else args.needed
 
     with TemporaryDirectory() as folder:
@@ -63,7 +64,7 @@ def main() -> None:
     if args.json:
         write_json(
             args.json,
-            measured_on(device)
+            head
             | {"data": source, "train_tokens": dataset.train_tokens, **shape}
             | {"supply": asdict(supply), "needed_tokens_per_s": needed, "ratio_to_needed": _ratio(supply, needed)},
         )

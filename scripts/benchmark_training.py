@@ -20,7 +20,7 @@ from gpt2.device import DTYPES, device_name, select_device
 from gpt2.errors import UserError, run_command
 from gpt2.files import write_json
 from harness.timing import measured_on, print_table
-from harness.training_benchmark import OURS, THEIRS, Load, Row, arms_here, benchmark_training
+from harness.training_benchmark import OURS, SPEED_UPS, THEIRS, Load, Row, arms_here, benchmark_training
 
 SMALL: dict[str, Any] = dict(
     n_layer=2, n_head=4, n_embd=128, block_size=128, vocab_size=256, batch_size=16, fused_loss=False
@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = dict(
 def main() -> int:
     parser = argparse.ArgumentParser(description="Time a training step of every arm, and its phases.")
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
-    parser.add_argument("--arms", type=_arms, default=arms_here(), help=f"of {', '.join([*OURS, *THEIRS])}")
+    parser.add_argument("--arms", type=_arms, help=f"of {', '.join([*OURS, *THEIRS])}")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--dtype", choices=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=30, help="steps that are timed (default %(default)s)")
@@ -44,20 +44,22 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     device = select_device(args.device)
+    head = measured_on(device)
     on_gpu = device.type == "cuda"
+    arms = args.arms or [arm for arm in arms_here() if on_gpu or arm not in SPEED_UPS]
     given = {"batch_size": args.batch_size, "dtype": args.dtype}
     settings = ({} if on_gpu else SMALL | {"dtype": "float32"}) | {k: v for k, v in given.items() if v is not None}
     scopes = {"none": [False], "model": [True], "both": [False, True]}[args.compile or ("both" if on_gpu else "none")]
 
     print(f"{device_name(device)}: {Load(**settings)}")
-    for arm in args.arms:
+    for arm in arms:
         if arm in THEIRS:
             print(f"{arm}: {THEIRS[arm]}")
     print("Median ms ± half the interquartile range; ratios of medians of the total.")
     rows, failures = [], []
     for compiled in scopes:
         load = Load(**settings, compiled=compiled, compile_mode=args.compile_mode)
-        timed, failed = benchmark_training(device, load, args.arms, repeats=args.repeats)
+        timed, failed = benchmark_training(device, load, arms, repeats=args.repeats)
         print_table(_table(timed, "\ncompiled" if compiled else "\neager"))
         if on_gpu:
             print_table(_kernels(timed))
@@ -68,7 +70,7 @@ def main() -> int:
     if args.json:
         write_json(
             args.json,
-            measured_on(device)
+            head
             | {"load": asdict(load), "labels": THEIRS}
             | {"rows": [asdict(row) for row in rows], "failures": [asdict(failure) for failure in failures]},
         )

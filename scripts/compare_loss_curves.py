@@ -70,6 +70,7 @@ def main() -> None:
     _check_outputs(args.json, args.figure)
     config = _config(args, select_device(args.device))
     device = select_device(config.train.device)
+    head = measured_on(device)
     check_comparable(config)
 
     m, t = config.model, config.train
@@ -87,7 +88,7 @@ def main() -> None:
     if args.json:
         write_json(
             args.json,
-            measured_on(device)
+            head
             | {"config": asdict(config), "labels": names, "last": LAST}
             | {"curves": [asdict(of) for of in curves], "differences": [asdict(of) for of in differences]},
         )

@@ -1,9 +1,10 @@
-"""Take the measurements that docs/performance.md and docs/ra-v5.md rest on, one after another, into one directory.
+"""Take the measurements of docs/performance.md, and parity, one after another, into one directory.
 
     python -m scripts.reference results/h100 --data DIR [--only training,attention]
 
-Each leaves NAME.json, with where it was measured, and NAME.txt, what it printed. One that is there is not taken again.
-DIR holds token files for the loss curves (gpt2/token_files.py). Exit status 1 if a measurement failed.
+Each leaves NAME.json, with where it was measured, and NAME.txt, what it printed. One that is there is not taken again;
+one that failed leaves NAME.failed.json, if anything. DIR holds token files for the loss curves (gpt2/token_files.py).
+Exit status 1 if a measurement failed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MEASUREMENTS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Take the measurements that the documentation rests on.")
+    parser = argparse.ArgumentParser(description="Take the measurements of docs/performance.md, and parity.")
     parser.add_argument("out", type=Path, help="directory to write to")
     parser.add_argument("--data", type=Path, help="directory of token files, for the loss curves")
     parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help=f"of {', '.join(MEASUREMENTS)}")
@@ -48,10 +49,8 @@ def _measure(name: str, out: Path, data: Path | None) -> bool:
     if record.exists():
         print(f"{name}: {record} is there")
         return True
-    # Under its own name only when it is whole and right: parity that does not hold leaves a record, too.
-    unfinished = record.with_suffix(".tmp")
     module, *arguments = MEASUREMENTS[name]
-    arguments += ["--json", str(unfinished)]
+    arguments += ["--json", str(record)]
     if name == "curves":
         assert data is not None
         arguments += ["--data", str(data), "--figure", str(out / "curves.png")]
@@ -65,8 +64,9 @@ def _measure(name: str, out: Path, data: Path | None) -> bool:
                 print(line, end="", flush=True)
                 log.write(line)
     print(f"{name}: exit status {process.returncode} after {time.monotonic() - start:.0f} s", flush=True)
-    if process.returncode == 0:
-        unfinished.replace(record)
+    if process.returncode != 0 and record.exists():
+        # Parity that does not hold leaves a record, too.
+        record.replace(record.with_suffix(".failed.json"))
     return process.returncode == 0
 
 

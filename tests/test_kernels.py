@@ -16,6 +16,9 @@ from gpt2.ra_ultimate_v5 import FOLDS, fold_in_torch
 interpreted = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if interpreted else "cuda"
 
+if interpreted and not kernels.HAS_TRITON:
+    raise RuntimeError("TRITON_INTERPRET=1, but there is no Triton to interpret kernels with")
+
 pytestmark = pytest.mark.skipif(
     not kernels.HAS_TRITON or not (interpreted or torch.cuda.is_available()),
     reason="needs Triton and a CUDA device, or Triton and TRITON_INTERPRET=1",

@@ -82,6 +82,27 @@ def test_half_precision_rounds_products_alone(dtype: torch.dtype, monkeypatch: p
         assert ((ours - theirs).norm() / theirs.norm()).item() < 2 * eps
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_sum_over_many_tokens_does_not_overflow(dtype: torch.dtype) -> None:
+    # Nearly all tokens want the same word of a model that does not expect it: 8192 gradients of one sign.
+    x = torch.full((gpt2.loss.CHUNK_TOKENS, C), 10.0, requires_grad=True)
+    weight = torch.zeros(V, C, requires_grad=True)
+    with torch.autocast("cpu", dtype):
+        loss = linear_cross_entropy(x, weight, torch.zeros(len(x), dtype=torch.long))
+    (gradient,) = torch.autograd.grad(loss, weight)
+    assert len(x) * 10 * (1 - 1 / V) > torch.finfo(torch.float16).max
+    torch.testing.assert_close(gradient[0], torch.full((C,), -10 * (1 - 1 / V)), rtol=0.01, atol=0)
+
+
+def test_it_cannot_be_differentiated_twice() -> None:
+    x, weight, targets = inputs(5)
+    loss = linear_cross_entropy(x, weight, targets)
+    for function, error in ((loss, "does not require grad"), (loss**2, "once_differentiable")):
+        (d_x,) = torch.autograd.grad(function, x, create_graph=True)
+        with pytest.raises(RuntimeError, match=error):
+            d_x.sum().backward()
+
+
 def test_it_is_an_operation_that_torch_can_reason_about() -> None:
     # Its shapes, its gradient's registration, and that it changes no input.
     x, weight, targets = inputs(5, torch.float32)

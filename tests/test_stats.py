@@ -158,6 +158,7 @@ def test_one_of_many_has_to_show_more(tmp_path: Path) -> None:
     ("difference", "note"),
     [
         ({"compiled": "model"}, "compile differs: model vs none"),
+        ({"compiled": "model", "mode": "max_autotune"}, "compile differs: model, max_autotune vs none"),
         ({"device_name": "NVIDIA A10G"}, "device differs: NVIDIA A10G vs NVIDIA H100 80GB HBM3"),
     ],
 )

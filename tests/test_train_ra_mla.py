@@ -270,6 +270,23 @@ def test_compilation_that_fails_falls_back_to_eager_and_says_so(
     assert result["val_loss"] == eager["val_loss"]
 
 
+def test_every_attempt_warms_up_in_train_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(run_config(tiny(tmp_path, COMPILE_MODEL="y").symbols), make(tmp_path / "run"))
+    modes = []
+
+    def fail_once_in_evaluation(*_: object) -> None:
+        modes.append(run.model.training)
+        if modes == [True, False]:
+            raise RuntimeError("no kernel for evaluation")
+
+    run.model.register_forward_pre_hook(fail_once_in_evaluation)
+    monkeypatch.setattr("gpt2.train_ra_mla.compile_scope", lambda *_, **__: None)
+    run._compile_and_warm_up()
+    assert modes == [True, False, True, False]
+    assert run.compiled == "none"
+    assert run.model.training
+
+
 def test_a_mode_that_fails_falls_back_to_the_default_one_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gpt2.train_ra_mla as trainer
 

@@ -6,11 +6,15 @@ Triton to be imported: ask HAS_TRITON before. docs/performance.md says what each
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+try:
+    import triton.language
+except ImportError:
+    HAS_TRITON = False
+else:
+    # The kernels ask for more warps than AMD's GPUs have in a program.
+    HAS_TRITON = torch.version.hip is None and triton.language is not None
 
 
 def usable(device: torch.device) -> bool:

@@ -27,7 +27,7 @@ def _cross_entropy_kernel(
     valid = target >= 0
     column = tl.arange(0, BLOCK)
     # A maximum and a sum for each lane of the block, brought together once at the end. The last block, which the row
-    # fills in part, comes first: it leaves a number in no lane but those it fills, and 0 * exp(-inf) in the others.
+    # fills in part, comes first. The lanes that it leaves empty begin with a sum of 0, and a maximum that is finite.
     whole: tl.constexpr = V // BLOCK * BLOCK
     greatest = tl.load(logits + whole + column, mask=whole + column < V, other=float("-inf")).to(tl.float32)
     greatest = tl.maximum(greatest, -1e30)
@@ -43,6 +43,8 @@ def _cross_entropy_kernel(
     at_target = tl.load(logits + target, mask=valid, other=0.0).to(tl.float32)
     tl.store(losses + row, tl.where(valid, lse - at_target, 0.0))
     if WRITE_GRADIENT:
+        # Before a thread that is ahead stores a gradient where another still has to read the logit.
+        tl.debug_barrier()
         # A row without a target has no gradient: exp(x - inf) = 0.
         shift = tl.where(valid, lse, float("inf"))
         dtype = logits.dtype.element_ty
