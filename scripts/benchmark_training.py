@@ -19,6 +19,7 @@ from rich.table import Table
 from gpt2.device import DTYPES, device_name, select_device
 from gpt2.errors import UserError, run_command
 from gpt2.files import write_json
+from harness.arguments import names_of
 from harness.timing import measured_on, print_table
 from harness.training_benchmark import OURS, SPEED_UPS, THEIRS, Load, Row, arms_here, benchmark_training
 
@@ -31,7 +32,7 @@ SMALL: dict[str, Any] = dict(
 def main() -> int:
     parser = argparse.ArgumentParser(description="Time a training step of every arm, and its phases.")
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
-    parser.add_argument("--arms", type=_arms, help=f"of {', '.join([*OURS, *THEIRS])}")
+    parser.add_argument("--arms", type=names_of("--arms", [*OURS, *THEIRS]), help=f"of {', '.join([*OURS, *THEIRS])}")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--dtype", choices=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=30, help="steps that are timed (default %(default)s)")
@@ -47,6 +48,8 @@ def main() -> int:
     head = measured_on(device)
     on_gpu = device.type == "cuda"
     arms = args.arms or [arm for arm in arms_here() if on_gpu or arm not in SPEED_UPS]
+    if missing := set(arms) - set(arms_here()):
+        raise UserError(f"--arms: {', '.join(missing)} is not installed (extra `hf`)")
     given = {"batch_size": args.batch_size, "dtype": args.dtype}
     settings = ({} if on_gpu else SMALL | {"dtype": "float32"}) | {k: v for k, v in given.items() if v is not None}
     scopes = {"none": [False], "model": [True], "both": [False, True]}[args.compile or ("both" if on_gpu else "none")]
@@ -75,16 +78,6 @@ def main() -> int:
             | {"rows": [asdict(row) for row in rows], "failures": [asdict(failure) for failure in failures]},
         )
     return 1 if failures else 0
-
-
-def _arms(text: str) -> list[str]:
-    arms = text.split(",")
-    for arm in arms:
-        if arm not in (*OURS, *THEIRS):
-            raise UserError(f"--arms: there is no {arm!r}; there are {', '.join([*OURS, *THEIRS])}")
-        if arm not in arms_here():
-            raise UserError(f"--arms: {arm} is not installed (extra `hf`)")
-    return arms
 
 
 def _table(rows: Sequence[Row], title: str) -> Table:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt2.device import DTYPES, device_name, select_device, versions
-from gpt2.errors import UserError, run_command
+from gpt2.errors import run_command
 from gpt2.files import write_json
 from gpt2.parity import (
     MAX_DIFF,
@@ -24,6 +24,7 @@ from gpt2.parity import (
     Parity,
     check_parity,
 )
+from harness.arguments import names_of
 
 
 def main() -> int:
@@ -34,7 +35,12 @@ def main() -> int:
         action=argparse.BooleanOptionalAction,
         help="compare compiled with compiled too; by default on CUDA only, as it takes minutes on a CPU",
     )
-    parser.add_argument("--dtypes", type=_dtypes, default=list(DTYPES), help="such as float32,bfloat16 (default all)")
+    parser.add_argument(
+        "--dtypes",
+        type=names_of("--dtypes", DTYPES),
+        default=list(DTYPES),
+        help="such as float32,bfloat16 (default all)",
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     device = select_device(args.device)
@@ -59,14 +65,6 @@ def main() -> int:
             },
         )
     return 1 if failed else 0
-
-
-def _dtypes(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in DTYPES:
-            raise UserError(f"--dtypes: there is no {name!r}; there are {', '.join(DTYPES)}")
-    return names
 
 
 def _table(rows: list[Parity], title: str) -> Table:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from gpt2.errors import UserError, run_command
+from harness.arguments import names_of
 
 MEASUREMENTS = {
     "training": ["scripts.benchmark_training"],
@@ -32,7 +33,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Take the measurements of docs/performance.md, and parity.")
     parser.add_argument("out", type=Path, help="directory to write to")
     parser.add_argument("--data", type=Path, help="directory of token files, for the loss curves")
-    parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help=f"of {', '.join(MEASUREMENTS)}")
+    only = names_of("--only", MEASUREMENTS)
+    parser.add_argument("--only", type=only, default=list(MEASUREMENTS), help=f"of {', '.join(MEASUREMENTS)}")
     args = parser.parse_args()
     if "curves" in args.only and args.data is None:
         raise UserError("--data: name a directory of token files for the loss curves, or leave them out with --only")
@@ -68,14 +70,6 @@ def _measure(name: str, out: Path, data: Path | None) -> bool:
         # Parity that does not hold leaves a record, too.
         record.replace(record.with_suffix(".failed.json"))
     return process.returncode == 0
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in MEASUREMENTS:
-            raise UserError(f"--only: there is no {name!r}; there are {', '.join(MEASUREMENTS)}")
-    return names
 
 
 if __name__ == "__main__":
