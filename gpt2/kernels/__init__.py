@@ -6,15 +6,21 @@ Triton to be imported: ask HAS_TRITON before. docs/performance.md says what each
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 
-try:
-    import triton.language
-except ImportError:
-    HAS_TRITON = False
-else:
-    # The kernels ask for more warps than AMD's GPUs have in a program.
-    HAS_TRITON = torch.version.hip is None and triton.language is not None
+
+def _has_triton() -> bool:
+    """Whether there is a Triton that works. One of the kernels asks for more warps than a program has on AMD's GPUs."""
+    try:
+        importlib.import_module("triton.language")
+    except ImportError:
+        return False
+    return torch.version.hip is None
+
+
+HAS_TRITON = _has_triton()
 
 
 def usable(device: torch.device) -> bool:
