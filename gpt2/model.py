@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +82,9 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
-        self.transformer = Transformer(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        with _without_initial_weights():
+            self.transformer = Transformer(config)
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
         self.init_weights(int(torch.randint(2**62, ())) if seed is None else seed)
         if config.use_ra_v5 and config.ra_v5_compile:
@@ -174,6 +177,22 @@ class GPT(nn.Module):
             for name, per_layer in gates.items()
             if per_layer[0] is not None and per_layer[0].dim() == 1
         }
+
+
+@contextmanager
+def _without_initial_weights() -> Iterator[None]:
+    """Have nn.Linear and nn.Embedding draw no weights of their own, which `init_weights` would draw anew.
+
+    For GPT-2 that is most of the time in which a model is made.
+    """
+    own = [(kind, kind.reset_parameters) for kind in (nn.Linear, nn.Embedding)]
+    try:
+        for kind, _ in own:
+            kind.reset_parameters = lambda self: None  # type: ignore[method-assign]
+        yield
+    finally:
+        for kind, reset_parameters in own:
+            kind.reset_parameters = reset_parameters  # type: ignore[method-assign]
 
 
 def _name_seed(seed: int, name: str) -> int:

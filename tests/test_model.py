@@ -40,3 +40,15 @@ def test_targets_of_minus_one_are_ignored() -> None:
     _, of_the_rest = model(idx[:, :8], idx[:, :8])
     assert loss is not None
     torch.testing.assert_close(loss, of_the_rest)
+
+
+def test_making_a_model_leaves_other_modules_their_initial_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(config: GPTConfig) -> None:
+        raise RuntimeError("no such attention")
+
+    GPT(GPTConfig(**SMALL), seed=0)
+    monkeypatch.setattr("gpt2.model.build_attention", fail)
+    with pytest.raises(RuntimeError, match="no such attention"):
+        GPT(GPTConfig(**SMALL), seed=0)
+    assert torch.nn.Linear(4, 4).weight.unique().numel() == 16
+    assert torch.nn.Embedding(4, 4).weight.unique().numel() == 16
