@@ -183,7 +183,7 @@ class GPT(nn.Module):
 def _without_initial_weights() -> Iterator[None]:
     """Have nn.Linear and nn.Embedding draw no weights of their own, which `init_weights` would draw anew.
 
-    For GPT-2 that is most of the time in which a model is made.
+    For GPT-2 that is a third of the time in which a model is made.
     """
     own = [(kind, kind.reset_parameters) for kind in (nn.Linear, nn.Embedding)]
     try:

@@ -30,12 +30,12 @@ class Supply:
     tokens_per_s: float
 
 
-def write_random_tokens(folder: Path, *, vocab_size: int, n_tokens: int) -> None:
-    """Training and validation tokens below `vocab_size`, as raw files."""
+def write_random_tokens(folder: Path, *, vocab_size: int, n_tokens: int, n_val: int = 1) -> None:
+    """Training and validation tokens below `vocab_size`, as raw files. The same ones every time."""
     if not 1 <= vocab_size <= 65536:
         raise UserError(f"a vocabulary of {vocab_size} tokens: must be from 1 to 65536, what uint16 holds")
     random = np.random.default_rng(1)
-    for split, n in {"train": n_tokens, "val": 1}.items():
+    for split, n in {"train": n_tokens, "val": n_val}.items():
         random.integers(vocab_size, size=n, dtype=np.uint16).tofile(folder / f"{split}.bin")
 
 

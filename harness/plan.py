@@ -84,10 +84,13 @@ def ablation_config(symbols: Symbols) -> AblationConfig:
     """The typed ablation settings. Raises UserError, naming the symbol, the value and what would be right."""
     steps: tuple[Step, ...] = ()
     if symbols["RA_MLA_ABLATION_MODE"]:
-        steps = _items("RA_MLA_ABLATION_STEPS", symbols, find_step, "numbers or names of steps, such as 1,2,3,4")
+        text = str(symbols["RA_MLA_ABLATION_STEPS"])
+        expected = "expected numbers or names of steps, such as 1,2,3,4"
+        steps = _split(f'RA_MLA_ABLATION_STEPS="{text}"', text, find_step, expected)
+    seeds = str(symbols["ABLATION_SEEDS"])
     return AblationConfig(
         steps=steps,
-        seeds=_items("ABLATION_SEEDS", symbols, _seed, "whole numbers from 0 to 2147483647, such as 1,2,3"),
+        seeds=parse_seeds(f'ABLATION_SEEDS="{seeds}"', seeds),
         sweep=_sweep(str(symbols["ABLATION_SWEEP"])),
         directory=Path(str(symbols["RESULTS_DIR"]), str(symbols["MODEL_NAME"])),
     )
@@ -169,11 +172,6 @@ def _sweep(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple(sweep.items())
 
 
-def _items(symbol: str, symbols: Symbols, convert: Callable[[str], T], expected: str) -> tuple[T, ...]:
-    text = str(symbols[symbol])
-    return _split(f'{symbol}="{text}"', text, convert, f"expected {expected}")
-
-
 def _split(where: str, text: str, convert: Callable[[str], T], expected: str) -> tuple[T, ...]:
     """Comma-separated items, at least one, none empty and none twice."""
     items: list[T] = []
@@ -189,6 +187,11 @@ def _split(where: str, text: str, convert: Callable[[str], T], expected: str) ->
     if len(set(items)) != len(items):
         raise UserError(f"{where}: an item stands there twice")
     return tuple(items)
+
+
+def parse_seeds(where: str, text: str) -> tuple[int, ...]:
+    """Seeds such as "1,2,3", each once. Raises UserError, which begins with `where`."""
+    return _split(where, text, _seed, "expected whole numbers from 0 to 2147483647, such as 1,2,3")
 
 
 def _seed(text: str) -> int:

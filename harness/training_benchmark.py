@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from gpt2.device import autocast, peak_flops, set_precision
 from gpt2.errors import one_line
 from gpt2.model import GPT
 from gpt2.train_ra_mla import Run
+from harness.data_benchmark import write_random_tokens
 from harness.nanogpt import NanoGPT, nanogpt_optimizer
 from harness.step_profile import kernel_ms
 from harness.timing import Stopwatch, Times, round_robin
@@ -323,10 +323,9 @@ def _data_config(load: Load, folder: Path) -> DataConfig:
 
 def _write_tokens(load: Load, folder: Path) -> None:
     """Random tokens, as files that the trainer reads."""
-    random = np.random.default_rng(1)
-    for split, n_batches in {"train": _BATCHES + 1, "val": 1}.items():
-        n = n_batches * load.batch_size * load.block_size + 1
-        random.integers(load.vocab_size, size=n, dtype=np.uint16).tofile(folder / f"{split}.bin")
+    tokens = load.batch_size * load.block_size
+    n_train, n_val = (_BATCHES + 1) * tokens + 1, tokens + 1
+    write_random_tokens(folder, vocab_size=load.vocab_size, n_tokens=n_train, n_val=n_val)
 
 
 def _batches(load: Load, device: torch.device, folder: Path) -> list[Batch]:

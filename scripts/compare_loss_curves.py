@@ -39,6 +39,7 @@ from harness.loss_curves import (
     train_curves,
 )
 from harness.loss_curves_figure import draw_loss_curves
+from harness.plan import parse_seeds
 from harness.timing import measured_on, print_table
 
 ON_GPU = {"BATCH_SIZE": "32", "COMPILE_MODEL": "y"}
@@ -59,7 +60,9 @@ def main() -> None:
     parser.add_argument("--vocab-size", default="50257", help="distinct tokens (default %(default)s)")
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
     parser.add_argument("--steps", type=int, default=300, help="default %(default)s")
-    parser.add_argument("--seeds", type=_seeds, help="such as 1,2,3 (default 1)")
+    parser.add_argument(
+        "--seeds", type=lambda text: parse_seeds(f"--seeds: {text!r}", text), help="such as 1,2,3 (default 1)"
+    )
     parser.add_argument("--batch-size", help="sequences in a batch (default 32 on CUDA, else 4)")
     parser.add_argument("--block-size", help="tokens in a sequence (default 1024 on CUDA, else 128)")
     parser.add_argument("--eval-iters", default="20", help="validation batches (default %(default)s)")
@@ -115,13 +118,6 @@ def _config(args: argparse.Namespace, device: torch.device) -> RunConfig:
         [assignment(text) for text in args.overrides],
     )
     return resolve(*layers).run_config()
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds: {text!r}: write whole numbers, such as 1,2,3") from None
 
 
 def _check_outputs(json: Path | None, figure: Path | None) -> None:

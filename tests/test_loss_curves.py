@@ -184,7 +184,9 @@ def test_the_command_writes_curves_and_figure(tokens: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--seeds", "1,two"], "--seeds: '1,two': write whole numbers"),
+        (["--seeds", "1,two"], "--seeds: '1,two': 'two' is no seed; expected whole numbers"),
+        (["--seeds", "1,-2"], "--seeds: '1,-2': '-2' is no seed"),
+        (["--seeds", "1,1"], "--seeds: '1,1': an item stands there twice"),
         (["--figure", "curves.pdf"], "must end in .png"),
         (["--json", "/there/is/none/out.json"], "there is no such directory"),
         (["--steps", "0"], "--steps: CONFIG_MAX_ITERS=0"),
