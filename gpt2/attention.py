@@ -15,9 +15,9 @@ from __future__ import annotations
 import importlib
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from gpt2.config import GPTConfig
 from gpt2.errors import UserError
@@ -78,7 +78,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0, s
     """
     T, S = q.size(-2), k.size(-2)
     # SDPA's own causal mask is aligned to the first key, which is right for T = S alone.
-    mask = causal_lower_right(T, S) if 1 < T < S else None
+    mask = q.new_ones(T, S, dtype=torch.bool).tril(S - T) if 1 < T < S else None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S, scale=scale)
 
 

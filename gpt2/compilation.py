@@ -5,14 +5,12 @@ Modules are compiled in place (`nn.Module.compile`), so parameter names and chec
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch._functorch.config
 from torch import nn
+
+from gpt2 import source
 
 if TYPE_CHECKING:  # which imports this module
     from gpt2.model import GPT
@@ -57,15 +55,6 @@ def uncompile(model: nn.Module) -> None:
         module._compiled_call_impl = None
 
 
-def _source_hash() -> str:
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
-
-
-_CODE = _source_hash()
-"""Of this package, as it was imported: an edit from then on is not what runs."""
-
-
 class _Inductor(torch._TorchCompileInductorWrapper):
     """torch.compile's own compiler, whose caches here also ask for what decides a graph and is not in it.
 
@@ -75,18 +64,8 @@ class _Inductor(torch._TorchCompileInductorWrapper):
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         config: Any = torch.compiler.config
-        with config.patch(cache_key_tag=f"{config.cache_key_tag} {_ambient()}"), _custom_functions_are_cached():
+        with config.patch(cache_key_tag=f"{config.cache_key_tag} {_ambient()}"):
             return super().__call__(*args, **options)
-
-
-def _custom_functions_are_cached() -> AbstractContextManager[Any]:
-    """Let graphs with an autograd.Function into the cache, where torch can: RA v5's have one (gpt2/kernels/fold.py).
-
-    That it is not let in by default is for functions whose code the key does not have. It has ours.
-    """
-    config: Any = torch._functorch.config
-    name = "autograd_cache_allow_custom_autograd_functions"
-    return config.patch(name, True) if hasattr(config, name) else nullcontext()  # torch 2.7 has not
 
 
 def _ambient() -> str:
@@ -94,7 +73,7 @@ def _ambient() -> str:
 
     Autocast's dtype, which is in torch's own key from 2.13 on: before, a float16 run was handed the bfloat16 kernels of
     an earlier run. Which kernels attention may use: a run with one of them forbidden was handed it all the same. And
-    the code of our operators (gpt2/loss.py), whose backward pass is traced but known to the key by their name alone.
+    the code of our operators (gpt2/loss.py, gpt2/kernels/fold.py), which the key knows by their names alone.
     """
     autocast = [f"{d} {torch.get_autocast_dtype(d)}" for d in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(d)]
     sdpa = [
@@ -103,7 +82,7 @@ def _ambient() -> str:
         torch.backends.cuda.cudnn_sdp_enabled(),
         torch.backends.cuda.math_sdp_enabled(),
     ]
-    return f"autocast {autocast} sdpa {sdpa} code {_CODE}"
+    return f"autocast {autocast} sdpa {sdpa} code {source.IMPORTED}"
 
 
 def _compile(module: nn.Module, options: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 
@@ -15,7 +17,7 @@ class Stop:
     """
 
     def __init__(self, *, with_parent: bool = False) -> None:
-        self._parent = os.getppid() if with_parent else None
+        self._orphaned = _orphaned() if with_parent else lambda: False
         self._deferred = False
         self._signal: str | None = None
 
@@ -31,7 +33,7 @@ class Stop:
     @property
     def requested(self) -> str | None:
         """Why to stop, or None."""
-        if self._parent is not None and os.getppid() != self._parent:
+        if self._orphaned():
             return "the process that started this one has ended"
         return self._signal
 
@@ -39,3 +41,12 @@ class Stop:
         if not self._deferred or self._signal is not None:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name
+
+
+def _orphaned() -> Callable[[], bool]:
+    """What tells whether the process that started this one has ended."""
+    starter = multiprocessing.parent_process()
+    if starter is not None:  # this one was forked for it by another, which goes on for as long as this one does
+        return lambda: not starter.is_alive()
+    parent = os.getppid()
+    return lambda: os.getppid() != parent

@@ -7,11 +7,11 @@ anything starts. A run that fails is reported and the others go on.
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -85,31 +85,42 @@ def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple
     log_start = _size(run.path / "train.log")
     process = start_local(run, overrides)
     interrupts = 0
-    while process.poll() is None:
-        try:
-            for line in tail.lines():
-                view.update(run.name, line)
-            time.sleep(POLL_S)
-        except KeyboardInterrupt:
-            interrupts += 1
-            if interrupts == 1:
-                view.say("stopping at the next step, with a checkpoint; Ctrl-C again to kill")
-                process.send_signal(signal.SIGINT)
-            else:
-                process.kill()
+    try:
+        while process.is_alive():
+            try:
+                for line in tail.lines():
+                    view.update(run.name, line)
+                process.join(POLL_S)
+            except KeyboardInterrupt:
+                interrupts += 1
+                if interrupts == 1:
+                    view.say("stopping at the next step, with a checkpoint; Ctrl-C again to kill")
+                    _interrupt(process)
+                else:
+                    process.kill()
+    finally:
+        # Whatever goes wrong here, it does not leave a trainer behind that nobody looks after.
+        process.terminate()
     for line in tail.lines():
         view.update(run.name, line)
     if interrupts:
         return "interrupted", ""
-    if process.returncode == 0:
+    if process.exitcode == 0:
         return "done", ""
-    return "failed", _reason(run.path, process, log_start)
+    assert process.exitcode is not None
+    return "failed", _reason(run.path, process.exitcode, log_start)
 
 
-def _reason(path: Path, process: subprocess.Popen[bytes], log_start: int) -> str:
+def _interrupt(process: BaseProcess) -> None:
+    assert process.pid is not None
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(process.pid, signal.SIGINT)
+
+
+def _reason(path: Path, exitcode: int, log_start: int) -> str:
     """Why a trainer failed: what its summary says, or the last line that it printed."""
     log = path / "train.log"
-    if process.returncode == 1 and (path / "summary.json").exists():
+    if exitcode == 1 and (path / "summary.json").exists():
         summary = read_json(path / "summary.json")
         if summary["status"] == "failed":
             return f"{summary['error']} ({log})"
@@ -117,8 +128,8 @@ def _reason(path: Path, process: subprocess.Popen[bytes], log_start: int) -> str
         file.seek(log_start)
         lines = file.read().decode(errors="replace").strip().splitlines()
     last = lines[-1].removeprefix("error: ") if lines else "printed nothing"
-    if process.returncode < 0:
-        last = f"killed by {signal.Signals(-process.returncode).name}; {last}"
+    if exitcode < 0:
+        last = f"killed by {signal.Signals(-exitcode).name}; {last}"
     return f"{last} ({log})"
 
 

@@ -100,6 +100,17 @@ def test_full_reciprocity_swaps_the_low_slot_in_every_bit() -> None:
     assert torch.equal(v, v0)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_torch_can_trace_the_fold_without_looking_into_it(bias: bool) -> None:
+    from gpt2.kernels import fold
+
+    inputs = fold_inputs(2, 16, 40, bias, torch.float32)
+    torch.library.opcheck(fold._fold_cast, (*inputs, 4, True, torch.float16))
+    detached = [None if t is None else t.detach() for t in inputs]
+    upstream = [t.detach() for t in fold._fold_cast(*inputs, 4, True, torch.float16)]
+    torch.library.opcheck(fold._fold_cast_backward, (*detached, *upstream, 4, True))
+
+
 @pytest.mark.parametrize(("V", "dtype"), itertools.product([65, 4096, 5003, 8192], [torch.float32, torch.float16]))
 def test_cross_entropy_and_its_gradient_are_the_twins(V: int, dtype: torch.dtype) -> None:
     from gpt2.kernels.cross_entropy import cross_entropy as kernel

@@ -141,62 +141,87 @@ def fold_cast(
     weight: Tensor, bias: Tensor | None, w_std: Tensor, w_rec: Tensor, *, R: int, lerp: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
     """Weight [3C, K] and bias [3C] (or None), folded with gates [H] and cast to `dtype`. Differentiable once."""
-    folded: tuple[Tensor, Tensor | None] = _FoldCast.apply(weight, bias, w_std, w_rec, R, lerp, dtype)
-    return folded
+    weight_out, bias_out = _fold_cast(weight, bias, w_std, w_rec, R, lerp, dtype)
+    return weight_out, None if bias is None else bias_out
 
 
-class _FoldCast(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        weight: Tensor,
-        bias: Tensor | None,
-        w_std: Tensor,
-        w_rec: Tensor,
-        R: int,
-        lerp: bool,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor | None]:
-        weight_out = torch.empty_like(weight, dtype=dtype)
-        bias_out = None if bias is None else torch.empty_like(bias, dtype=dtype)
-        grid, shape = _launch(weight, w_std, R, lerp, bias is not None)
-        # Where there is no bias, the weight stands in for it and is not touched.
-        _fold_kernel[grid](
-            weight,
-            weight if bias is None else bias,
-            w_std,
-            w_rec,
-            weight_out,
-            weight_out if bias_out is None else bias_out,
-            **shape,
-        )
-        ctx.save_for_backward(weight, bias, w_std, w_rec)
-        ctx.R, ctx.lerp = R, lerp
-        return weight_out, bias_out
+# To torch.compile these are operations that it does not look into: one call each, where tracing an autograd.Function
+# would take it seconds a model.
+@torch.library.custom_op("gpt2::fold_cast", mutates_args=())
+def _fold_cast(
+    weight: Tensor, bias: Tensor | None, w_std: Tensor, w_rec: Tensor, R: int, lerp: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The fold of weight and bias; of no bias an empty one."""
+    weight_out, bias_out = _empty_fold(weight, bias, dtype)
+    grid, shape = _launch(weight, w_std, R, lerp, bias is not None)
+    # Where there is no bias, the weight stands in for it and is not touched.
+    b, b_out = (weight, weight_out) if bias is None else (bias, bias_out)
+    _fold_kernel[grid](weight, b, w_std, w_rec, weight_out, b_out, **shape)
+    return weight_out, bias_out
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_weight_out: Tensor, d_bias_out: Tensor | None) -> Any:
-        weight, bias, w_std, w_rec = ctx.saved_tensors
-        d_weight_out = d_weight_out.contiguous()
-        d_weight = torch.empty_like(weight)
-        d_bias = None if bias is None else torch.empty_like(bias)
-        grid, shape = _launch(weight, w_std, ctx.R, ctx.lerp, bias is not None)
-        shares = torch.empty(2, *grid, dtype=weight.dtype, device=weight.device)
-        _fold_backward_kernel[grid](
-            weight,
-            weight if bias is None else bias,
-            w_std,
-            w_rec,
-            d_weight_out,
-            d_weight_out if d_bias_out is None else d_bias_out.contiguous(),
-            d_weight,
-            d_weight if d_bias is None else d_bias,
-            shares,
-            **shape,
-        )
-        d_std, d_rec = shares.sum(-1).unbind()
-        return d_weight, d_bias, d_std, d_rec, None, None, None
+
+@_fold_cast.register_fake
+def _(
+    weight: Tensor, bias: Tensor | None, w_std: Tensor, w_rec: Tensor, R: int, lerp: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    return _empty_fold(weight, bias, dtype)
+
+
+def _empty_fold(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(weight, dtype=dtype), weight.new_empty(0 if bias is None else len(bias), dtype=dtype)
+
+
+@torch.library.custom_op("gpt2::fold_cast_backward", mutates_args=())
+def _fold_cast_backward(
+    weight: Tensor,
+    bias: Tensor | None,
+    w_std: Tensor,
+    w_rec: Tensor,
+    d_weight_out: Tensor,
+    d_bias_out: Tensor,
+    R: int,
+    lerp: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of weight and bias (of no bias an empty one) and each program's share of those of the gates."""
+    d_weight, d_bias = _empty_fold(weight, bias, weight.dtype)
+    grid, shape = _launch(weight, w_std, R, lerp, bias is not None)
+    shares = weight.new_empty(2, *grid)
+    d_weight_out, d_bias_out = d_weight_out.contiguous(), d_bias_out.contiguous()
+    b, d_b_out, d_b = (weight, d_weight_out, d_weight) if bias is None else (bias, d_bias_out, d_bias)
+    _fold_backward_kernel[grid](weight, b, w_std, w_rec, d_weight_out, d_b_out, d_weight, d_b, shares, **shape)
+    return d_weight, d_bias, shares
+
+
+@_fold_cast_backward.register_fake
+def _(
+    weight: Tensor,
+    bias: Tensor | None,
+    w_std: Tensor,
+    w_rec: Tensor,
+    d_weight_out: Tensor,
+    d_bias_out: Tensor,
+    R: int,
+    lerp: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grid, _ = _launch(weight, w_std, R, lerp, bias is not None)
+    return *_empty_fold(weight, bias, weight.dtype), weight.new_empty(2, *grid)
+
+
+def _setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+    weight, bias, w_std, w_rec, ctx.R, ctx.lerp, _ = inputs
+    ctx.save_for_backward(weight, bias, w_std, w_rec)
+
+
+@torch.autograd.function.once_differentiable
+def _backward(ctx: Any, d_weight_out: Tensor, d_bias_out: Tensor) -> Any:
+    weight, bias, w_std, w_rec = ctx.saved_tensors
+    upstream = d_weight_out, d_bias_out
+    d_weight, d_bias, shares = _fold_cast_backward(weight, bias, w_std, w_rec, *upstream, ctx.R, ctx.lerp)
+    d_std, d_rec = shares.sum(-1).unbind()
+    return d_weight, None if bias is None else d_bias, d_std, d_rec, None, None, None
+
+
+_fold_cast.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _launch(
