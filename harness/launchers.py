@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ TRAINER = ROOT / "gpt2" / "train_ra_mla.py"
 
 _context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _context.set_forkserver_preload(["harness.nursery"])
+
+
+def get_ready() -> None:
+    """Begin to import, in the background, what the trainers to be started will need."""
+    if _context.get_start_method() == "forkserver":
+        forkserver.ensure_running()
 
 
 def start_local(run: PlannedRun, overrides: Sequence[str]) -> BaseProcess:
@@ -53,11 +60,15 @@ def _train(arguments: Sequence[str], log: Path, environment: dict[str, str]) -> 
         os.dup2(file.fileno(), sys.stderr.fileno())
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
+    import torch
+
     from gpt2 import source, train_ra_mla
     from gpt2.errors import run_command
 
-    if source.source_hash() != source.IMPORTED:
-        # Edited since it was imported. A run's record names the code as it lies there, so that is what has to run.
+    # Edited since it was imported: a run's record names the code as it lies there, so that is what has to run.
+    edited = source.source_hash() != source.IMPORTED
+    # Or something that was imported has looked for GPUs in a way that keeps forked processes from using them.
+    if edited or torch.cuda._is_in_bad_fork():
         os.execv(sys.executable, [sys.executable, "-u", str(TRAINER), *arguments])
     sys.argv = [str(TRAINER), *arguments]
     run_command(train_ra_mla.main)

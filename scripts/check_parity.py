@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gpt2.device import DTYPES, device_name, select_device, versions
+from gpt2.device import DTYPES, device_name, select_device
 from gpt2.errors import run_command
 from gpt2.files import write_json
 from gpt2.parity import (
@@ -25,6 +25,7 @@ from gpt2.parity import (
     check_parity,
 )
 from harness.arguments import names_of
+from harness.timing import measured_on
 
 
 def main() -> int:
@@ -46,6 +47,7 @@ def main() -> int:
     device = select_device(args.device)
     compiled = device.type == "cuda" if args.compile is None else args.compile
 
+    head = measured_on(device)
     rows = list(check_parity(device.type, compiled=compiled, dtypes=args.dtypes))
     Console().print(_table(rows, title=f"Parity on {device_name(device)}"))
     float32 = MAX_DIFF_FLOAT32 if device.type == "cpu" else MAX_DIFF_FLOAT32_ACCELERATOR
@@ -57,12 +59,9 @@ def main() -> int:
     if args.json:
         write_json(
             args.json,
-            {
-                "device": device_name(device),
-                "versions": versions(),
-                "criteria": {"max_diff": MAX_DIFF, "max_diff_float32": float32, "min_cosine": MIN_COSINE},
-                "rows": [dataclasses.asdict(row) for row in rows],
-            },
+            head
+            | {"criteria": {"max_diff": MAX_DIFF, "max_diff_float32": float32, "min_cosine": MIN_COSINE}}
+            | {"rows": [dataclasses.asdict(row) for row in rows]},
         )
     return 1 if failed else 0
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gpt2.device import device_name, select_device, versions
+from gpt2.device import device_name, select_device
 from gpt2.errors import run_command
 from gpt2.files import write_json
 from gpt2.kernel_profile import LENGTHS, Profile, Shape, profile_arms, shape
+from harness.timing import measured_on
 
 DETAILED_T = 1024
 """The length at which kernels and allocations are listed; --json has all."""
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     device = select_device(args.device)
+    head = measured_on(device)
     model = shape(device.type)
     profiles = list(profile_arms(device, model, compiled=args.compile))
 
@@ -45,13 +47,9 @@ def main() -> int:
     if args.json:
         write_json(
             args.json,
-            {
-                "device": device_name(device),
-                "versions": versions(),
-                "shape": dataclasses.asdict(model),
-                "compiled": args.compile,
-                "profiles": [dataclasses.asdict(p) for p in profiles],
-            },
+            head
+            | {"shape": dataclasses.asdict(model), "compiled": args.compile}
+            | {"profiles": [dataclasses.asdict(p) for p in profiles]},
         )
     return 1 if wrong else 0
 

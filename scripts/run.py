@@ -13,6 +13,7 @@ import argparse
 from gpt2.dotconfig import load
 from gpt2.errors import run_command
 from harness.kconfig import command_line_assignments, configuration, refuse_assignments
+from harness.launchers import get_ready
 from harness.plan import last_experiment, make_plan
 
 
@@ -24,6 +25,7 @@ def main() -> int:
         plan, overrides = make_plan(load(last_experiment() / "config")), []
     else:
         plan, overrides = make_plan(configuration()), command_line_assignments()
+    get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
     from harness.runner import run_plan
     from harness.status import print_status
