@@ -1,8 +1,10 @@
-"""The time that training steps take, and nothing else."""
+"""The time that training steps take and nothing else, and how long the process has been there."""
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import torch
 
@@ -28,3 +30,21 @@ class StepClock:
         synchronize(self._device)
         self.total_s += time.perf_counter() - self._started
         self._started = None
+
+
+_IMPORTED = time.monotonic()
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started or forked.
+
+    Linux knows to a hundredth: proc(5), /proc/pid/stat, field 22, in clock ticks since boot. Elsewhere it is seconds
+    since this module was imported.
+    """
+    try:
+        # The second field is the program's name in brackets, and may hold blanks and brackets.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic() - _IMPORTED
+    started = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

@@ -16,7 +16,6 @@ import itertools
 import math
 import statistics
 import sys
-import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 from gpt2 import dotconfig
 from gpt2.checkpoint import load_newest, read_checkpoint, save_checkpoint
-from gpt2.clock import StepClock
+from gpt2.clock import StepClock, process_age_s
 from gpt2.compilation import compile_attempts, compile_scope, uncompile
 from gpt2.config import RunConfig, identity_hash
 from gpt2.data import Batch, batches, eval_batches, open_dataset
@@ -98,7 +97,6 @@ class Run:
         t = config.train
         self.config = config
         self.out = out
-        self._wall_start = time.perf_counter()
         self.dataset = open_dataset(config.data)
         self.device = select_device(t.device)
         identity = run_identity(config, self.dataset)
@@ -135,6 +133,9 @@ class Run:
         """Optimizer steps done."""
         self.clock = StepClock(self.device)
         self.earlier_wall_s = 0.0
+        """Of the processes before this one."""
+        self.startup_s: float | None = None
+        """From the start of the process until it was ready for its first step."""
         self.laps: list[float] = []
         """ms per step of each log line."""
         self.overflows = 0
@@ -158,6 +159,7 @@ class Run:
         try:
             self._compile_and_warm_up()
             stop.defer()
+            self.startup_s = process_age_s()
             self._event("training", f"steps {self.step} to {t.max_iters}")
             with closing(self._batches()) as stream:
                 self._loop(stream, stop)
@@ -431,6 +433,7 @@ class Run:
                 "peak_mem_gib": peak_memory_gib(self.device),
                 "train_time_s": self.clock.total_s,
                 "wall_time_s": self._wall_s(),
+                "startup_s": self.startup_s,
                 "params": self.model.num_params(),
                 "config_hash": self.config_hash,
                 "compile": {
@@ -481,7 +484,7 @@ class Run:
         return None if bytes_per_token is None else loss / (math.log(2) * bytes_per_token)
 
     def _wall_s(self) -> float:
-        return self.earlier_wall_s + time.perf_counter() - self._wall_start
+        return self.earlier_wall_s + process_age_s()
 
     def _write(self, kind: str, **values: Any) -> None:
         self.metrics.write(kind, self.step, **values)

@@ -54,7 +54,9 @@ def main() -> int:
     settings = ({} if on_gpu else SMALL | {"dtype": "float32"}) | {k: v for k, v in given.items() if v is not None}
     scopes = {"none": [False], "model": [True], "both": [False, True]}[args.compile or ("both" if on_gpu else "none")]
 
-    print(f"{device_name(device)}: {Load(**settings)}")
+    of = Load(**settings)
+    model = f"{of.n_layer} layers, {of.n_head} heads, width {of.n_embd}, {of.vocab_size} tokens"
+    print(f"{device_name(device)}: {model}; B={of.batch_size}, T={of.block_size}, {of.dtype}")
     for arm in arms:
         if arm in THEIRS:
             print(f"{arm}: {THEIRS[arm]}")

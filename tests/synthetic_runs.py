@@ -96,6 +96,7 @@ def write_run(
             "peak_mem_gib": peak_mem_gib,
             "train_time_s": iters * ms_per_step / 1000,
             "wall_time_s": iters * ms_per_step / 1000 + 30,
+            "startup_s": 20.0,
             "params": 124_475_904,
             "config_hash": provenance["config_hash"],
             "compile": {"asked": asked or compiled, "ran": compiled, "mode": None if compiled == "none" else mode},

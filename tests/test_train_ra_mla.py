@@ -140,6 +140,7 @@ def test_killed_and_resumed_ends_where_an_uninterrupted_run_ends(tmp_path: Path)
     assert resumed["val_loss"] == whole["val_loss"]
     assert resumed["events"][0].startswith("resumed at step ")
     assert resumed["events"] != ["resumed at step 0"]
+    assert 0 < resumed["startup_s"] < resumed["wall_time_s"]
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_so(tmp_path: Path) -> None:
