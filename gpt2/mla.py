@@ -62,10 +62,15 @@ class MultiHeadLatentAttention(nn.Module):
         self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.resid_dropout = nn.Dropout(dropout)
 
+    def q_latent(self, x: Tensor) -> Tensor:
+        """x [B, T, C] -> [q|latent], [B, T, C + L]."""
+        y: Tensor = self.c_attn(x)
+        return y
+
     def query_and_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, C] -> q [B, H, T, D] and the normalized latent [B, T, L]."""
         n_embd = self.n_head * self.head_dim
-        q, latent = self.c_attn(x).split([n_embd, self.kv_norm.weight.numel()], dim=-1)
+        q, latent = self.q_latent(x).split([n_embd, self.kv_norm.weight.numel()], dim=-1)
         return split_heads(q, self.n_head), self.kv_norm(latent)
 
     def keys_values(self, latent: Tensor) -> tuple[Tensor, Tensor]:

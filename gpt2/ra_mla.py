@@ -3,13 +3,15 @@
 The lerp fold of gpt2/ra_ultimate_v5.py, with keys made from the latent. The key of position j then holds a share of
 its query's low slot, which the latent does not determine: the cache keeps those R numbers per head beside the latent,
 L + H R in all, against 2 C in the baseline. Queries and keys come from different inputs (x and the normalized latent),
-so it is activations that are mixed here, in R of D dimensions. w_rec = 0, w_std = 1 is MLA on the same weights.
+so it is activations that are mixed here, in R of D dimensions; the factor w_std of the others is folded into the rows
+that make them. w_rec = 0, w_std = 1 is MLA on the same weights.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gpt2.attention import LayerCache
 from gpt2.config import GPTConfig
@@ -58,7 +60,7 @@ class ReciprocalLatentAttention(MultiHeadLatentAttention):
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
-        q, latent = self.query_and_latent(x)
+        q, latent = self.query_and_latent(x)  # q_std times w_std
         q_std, q_low = q.split([self.head_dim - self.R, self.R], dim=-1)
         key_q_low = q_low
         if cache is not None:
@@ -66,9 +68,18 @@ class ReciprocalLatentAttention(MultiHeadLatentAttention):
         k, v = self.keys_values(latent)
         k_std, k_low = k.split([self.head_dim - self.R, self.R], dim=-1)
         query_k_low = k_low[..., k.size(-2) - q.size(-2) :, :]
-        qf = self.w_std.view(-1, 1, 1) * torch.cat([q_std, self._mixed(q_low, query_k_low)], dim=-1)
+        qf_low = self.w_std.view(-1, 1, 1) * self._mixed(q_low, query_k_low)
+        qf = torch.cat([q_std, qf_low.to(q.dtype)], dim=-1)
         kf = torch.cat([k_std, self._mixed(k_low, key_q_low).to(k.dtype)], dim=-1)
-        return self.attend(qf.to(q.dtype), kf, v)
+        return self.attend(qf, kf, v)
+
+    def q_latent(self, x: Tensor) -> Tensor:
+        """As MLA's, with q_std times w_std: a factor of a head's activations is one of the rows that make them."""
+        weight, bias = self.c_attn.weight, self.c_attn.bias
+        std = self.w_std.view(-1, 1).expand(-1, self.head_dim - self.R)
+        of_heads = F.pad(std, (0, self.R), value=1.0).flatten()
+        gain = F.pad(of_heads, (0, len(weight) - len(of_heads)), value=1.0)
+        return F.linear(x, gain.unsqueeze(1) * weight, None if bias is None else gain * bias)
 
     def _mixed(self, own: Tensor, other: Tensor) -> Tensor:
         """(1 - g) own + g other, [B, H, S, R], in the gates' precision: autocast's would round away what they learn."""

@@ -25,8 +25,9 @@ def attention(dtype: torch.dtype = torch.float64, **options: object) -> Reciproc
 
 def explicit(layer: ReciprocalLatentAttention, x: Tensor, w_std: Tensor, g: Tensor) -> Tensor:
     """docs/ra-v5.md, written out with (1 - g) a + g b."""
-    q, latent = layer.query_and_latent(x)
-    k, v = layer.keys_values(latent)
+    q, latent = MultiHeadLatentAttention.q_latent(layer, x).split([C, L], dim=-1)
+    q = q.unflatten(-1, (H, D)).transpose(1, 2)
+    k, v = layer.keys_values(layer.kv_norm(latent))
     w_std, g = w_std.view(-1, 1, 1), g.view(-1, 1, 1)
     q_std, q_low, k_std, k_low = q[..., :-R], q[..., -R:], k[..., :-R], k[..., -R:]
     qf = w_std * torch.cat([q_std, (1 - g) * q_low + g * k_low], dim=-1)
