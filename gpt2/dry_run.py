@@ -120,10 +120,9 @@ def _forward(model: GPT, x: Tensor, y: Tensor, train: TrainConfig) -> tuple[int,
 def _training_bytes(config: RunConfig, params: int, bytes_per_token: float, bytes_per_pass: float) -> float:
     """Weights, gradients and two moments in float32, what autograd keeps, and what there is of logits at a time.
 
-    That is those of a chunk; or else the gradient of all in float32 and, under autocast, in half precision too.
+    That is those of a chunk; or else, in float32, two gradients of all: with respect to log-softmax, and to its input.
     """
     tokens = config.train.batch_size * config.model.block_size
-    in_float32 = config.train.dtype == "float32"
-    whole, chunk = tokens * (4 if in_float32 else 6), min(tokens, CHUNK_TOKENS) * (4 if in_float32 else 2)
-    logits = (chunk if config.train.fused_loss else whole) * config.model.vocab_size
+    chunk = min(tokens, CHUNK_TOKENS) * (4 if config.train.dtype == "float32" else 2)
+    logits = (chunk if config.train.fused_loss else 8 * tokens) * config.model.vocab_size
     return 16 * params + bytes_per_pass + tokens * bytes_per_token + logits
