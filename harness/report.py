@@ -9,7 +9,6 @@ they cannot disagree. An ablation that is not finished gets a report too, which 
 from __future__ import annotations
 
 import base64
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,40 +25,34 @@ from gpt2.errors import UserError
 from gpt2.files import write_text
 from harness.figures import Drawing, draw_figures
 from harness.plan import make_plan
+from harness.report_tables import (
+    DASH,
+    Table,
+    arm_table,
+    cost_table,
+    count,
+    differences_table,
+    loss_table,
+    mean_and_spread,
+    run_table,
+    signed,
+)
 from harness.stats import (
-    ALPHA,
     MIN_SEEDS,
     Comparison,
     compare,
     contamination,
     identity,
-    identity_differences,
     reference_of,
     write_comparison_csv,
 )
-from harness.store import Experiment, RunRecord, compile_ran, write_summary_csv
+from harness.store import Experiment, write_summary_csv
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-DASH = "–"  # noqa: RUF001 - an empty cell
-MINUS = "−"  # noqa: RUF001 - as wide as the plus
 
 
 PRINTED = ("step", "reference", "n", "Δ loss", "95 % interval", "verdict")
 """Columns of the comparison that a terminal has room for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table of text."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text_columns: int = 1
-    """So many columns from the left hold text; the rest hold numbers or short words."""
-
-    note: str = ""
-    """One paragraph below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +111,12 @@ def make_report(experiment: Experiment, comparisons: Sequence[Comparison], figur
         partial=_partial(experiment, missing),
         warnings=[*doubts, *_warnings(experiment)],
         facts=_facts(experiment),
-        comparison=_loss_table(experiment, losses),
+        comparison=loss_table(experiment, losses),
         tables=[
-            _cost_table(experiment, comparisons),
-            _arm_table(experiment),
-            _differences_table(experiment),
-            _run_table(experiment),
+            cost_table(experiment, comparisons),
+            arm_table(experiment),
+            differences_table(experiment),
+            run_table(experiment),
         ],
         figures=figures,
         provenance=_provenance(experiment),
@@ -192,7 +185,7 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
     if max(c.n for c in tested) < MIN_SEEDS:
         seeds = max(c.n for c in tested)
         return (
-            f"Undecided: {_count(seeds, 'seed')} cannot show a difference, the spread between seeds being as large as "
+            f"Undecided: {count(seeds, 'seed')} cannot show a difference, the spread between seeds being as large as "
             f"what is looked for. At least {MIN_SEEDS} are needed, 5 are better."
         )
     groups = []
@@ -226,15 +219,15 @@ def _verdict_without_pairs(experiment: Experiment) -> str:
     if len(experiment.arms) > 1:
         return "No verdict yet: no arm and its reference have both finished with the same seed."
     arm = experiment.arms[0]
-    loss = _mean_and_spread([v for run in arm.done if (v := run.value("val_loss")) is not None], 4)
+    loss = mean_and_spread([v for run in arm.done if (v := run.value("val_loss")) is not None], 4)
     return f"Nothing to compare: {arm.title} is the only arm. Its final validation loss is {loss} nats/token."
 
 
 def _amount(c: Comparison) -> str:
     """A difference in loss in absolute and relative terms."""
     assert c.delta_mean is not None
-    relative = "" if c.relative is None else f", {_signed(100 * c.relative, 2)} %"
-    return f"{_signed(c.delta_mean, 4)} nats/token{relative}"
+    relative = "" if c.relative is None else f", {signed(100 * c.relative, 2)} %"
+    return f"{signed(c.delta_mean, 4)} nats/token{relative}"
 
 
 # What was asked, and what went wrong
@@ -246,7 +239,7 @@ def _partial(experiment: Experiment, missing: Sequence[str]) -> str:
     open_runs += [f"{name} (not started)" for name in missing]
     if not open_runs:
         return ""
-    return f"This report is partial: {_count(done, 'run')} done, {len(open_runs)} not: {', '.join(open_runs)}."
+    return f"This report is partial: {count(done, 'run')} done, {len(open_runs)} not: {', '.join(open_runs)}."
 
 
 def _missing(experiment: Experiment) -> tuple[list[str], list[str]]:
@@ -337,177 +330,3 @@ def _commands(experiment: Experiment) -> list[str]:
         "make MODEL_NAME=again",
         "make report MODEL_NAME=again",
     ]
-
-
-# Tables
-
-
-def _loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
-    titles = {arm.step: arm.title for arm in experiment.arms}
-    rows = [
-        [
-            titles[c.step],
-            titles[c.reference],
-            str(c.n),
-            _signed(c.delta_mean, 4),
-            DASH if c.relative is None else f"{_signed(100 * c.relative, 2)} %",
-            _interval(c, 4),
-            _p(c.p_value),
-            _p(c.p_holm),
-            DASH if c.detectable is None else f"{c.detectable:.4f}",
-            c.verdict,
-            c.note,
-        ]
-        for c in losses
-    ]
-    columns = [
-        "step",
-        "reference",
-        "n",
-        "Δ loss",
-        "Δ %",
-        "95 % interval",
-        "p",
-        "p (Holm)",
-        "detectable",
-        "verdict",
-        "note",
-    ]
-    return Table(
-        title="Validation loss against the reference",
-        columns=columns,
-        rows=rows,
-        text_columns=2,
-        note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
-        "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
-        f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
-        "show with probability 0.8, as one of so many comparisons. Same: the whole interval lies within 0.05 % of "
-        "the loss.",
-    )
-
-
-def _cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Table:
-    titles = {arm.step: arm.title for arm in experiment.arms}
-    rows = [
-        [
-            titles[c.step],
-            titles[c.reference],
-            c.metric.label,
-            str(c.n),
-            f"{c.reference_mean:.4g} {c.metric.unit}",
-            DASH if c.relative is None else f"{_signed(100 * c.relative, 2)} %",
-            _interval_percent(c),
-            c.verdict,
-            c.note,
-        ]
-        for c in comparisons
-        if c.metric.name in ("ms_per_step", "peak_mem_gib") and c.n > 0
-    ]
-    return Table(
-        title="Cost against the reference",
-        columns=["step", "reference", "of", "n", "reference's", "Δ %", "95 % interval", "verdict", "note"],
-        rows=rows,
-        text_columns=3,
-        note="Lower is better. Same: the whole interval lies within 1 %. Costs are compared only where both sides ran "
-        "on the same device with the same compile setting. Throughput and training time are in comparison.csv.",
-    )
-
-
-def _arm_table(experiment: Experiment) -> Table:
-    digits = {"val_loss": 4, "val_bpb": 4, "ms_per_step": 1, "tokens_per_s": 0, "mfu": 3, "peak_mem_gib": 2}
-    rows = []
-    for arm in experiment.arms:
-        values = [[v for run in arm.done if (v := run.value(metric)) is not None] for metric in digits]
-        cells = [_mean_and_spread(of, d) for of, d in zip(values, digits.values(), strict=True)]
-        compiled = ", ".join(sorted({str(compile_ran(run)) for run in arm.done})) or DASH
-        rows.append([arm.title, arm.step, compiled, f"{len(arm.done)} of {len(arm.runs)}", *cells])
-    return Table(
-        title="Arms",
-        columns=["arm", "step", "compiled", "done", "val. loss", "bits/byte", "ms/step", "tokens/s", "MFU", "GiB"],
-        rows=rows,
-        text_columns=3,
-        note="Mean over finished seeds ± standard deviation between them. The spread of the paired differences, which "
-        "the comparison rests on, is usually smaller.",
-    )
-
-
-def _run_table(experiment: Experiment) -> Table:
-    def cell(run: RunRecord, metric: str, form: str) -> str:
-        value = run.value(metric)
-        return DASH if value is None else form.format(value)
-
-    forms = {"iters": "{:,.0f}", "val_loss": "{:.4f}", "train_loss": "{:.4f}", "ms_per_step": "{:.1f}"}
-    forms |= {"peak_mem_gib": "{:.2f}", "train_time_s": "{:,.0f}"}
-    return Table(
-        title="Runs",
-        columns=["run", "status", "steps", "val. loss", "train loss", "ms/step", "GiB", "seconds", "config"],
-        rows=[
-            [
-                run.name,
-                run.status,
-                *(cell(run, metric, form) for metric, form in forms.items()),
-                str((run.provenance or {}).get("config_hash", DASH))[:8],
-            ]
-            for run in experiment.runs
-        ],
-        text_columns=2,
-    )
-
-
-def _differences_table(experiment: Experiment) -> Table:
-    rows = []
-    for arm in experiment.arms:
-        other, _ = reference_of(arm, experiment)
-        if other is not None:
-            rows += [
-                [arm.title, other.title, d.symbol, _value(d.value), _value(d.reference_value)]
-                for d in identity_differences(arm, other)
-            ]
-    return Table(
-        title="In what each arm differs from its reference",
-        columns=["step", "reference", "setting", "step's", "reference's"],
-        rows=rows,
-        text_columns=5,
-        note="Every setting that affects the numbers and is not the same on both sides.",
-    )
-
-
-# Numbers as text
-
-
-def _signed(value: float | None, digits: int) -> str:
-    return DASH if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
-
-
-def _interval(c: Comparison, digits: int) -> str:
-    if c.ci_low is None or c.ci_high is None:
-        return DASH
-    return f"{_signed(c.ci_low, digits)} to {_signed(c.ci_high, digits)}"
-
-
-def _interval_percent(c: Comparison) -> str:
-    if c.ci_low is None or c.ci_high is None or not c.reference_mean:
-        return DASH
-    low, high = (_signed(100 * bound / c.reference_mean, 2) for bound in (c.ci_low, c.ci_high))
-    return f"{low} to {high}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return DASH
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _mean_and_spread(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return DASH
-    mean = f"{statistics.fmean(values):,.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
-
-
-def _value(value: object) -> str:
-    return DASH if value is None else str(value)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"

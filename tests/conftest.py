@@ -8,6 +8,11 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's business, and the first one may import for all.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # `make test V=1` must not reach the makes and commands that tests run.
 for name in list(os.environ):

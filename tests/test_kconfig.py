@@ -72,7 +72,7 @@ def test_a_value_on_makes_command_line_arrives_as_it_was(value: str, tmp_path: P
     assert not (tmp_path / "pwned").exists()
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])))
 def test_any_value_on_makes_command_line_arrives_as_it_was(tmp_path: Path, value: str) -> None:
     # make itself drops blanks before a value.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,7 +27,6 @@ def inputs(n: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> t
 
 
 @given(n=st.integers(1, 12), chunk=st.integers(1, 13))
-@settings(deadline=None)
 def test_chunks_of_any_size_give_the_same_loss_and_gradients(n: int, chunk: int) -> None:
     x, weight, targets = inputs(n)
     with pytest.MonkeyPatch.context() as patch:
