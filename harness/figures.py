@@ -1,91 +1,21 @@
-"""The figures of an experiment, as PNG and SVG, ready for a paper's column.
-
-Every figure is a function of the runs' own files, drawn with matplotlib's object interface: no global state and no
-display. An arm has one colour, line style and marker in all of them. The same results give the same SVG.
-"""
+"""The figures of an experiment, each a function of the runs' own files. harness/sketch.py says how they look."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gpt2.files import write_atomic
-from harness.stats import METRICS, Comparison, identity, reference_of
-from harness.store import Arm, Experiment, RunRecord, compile_ran
-
-WIDTH = 6.75
-"""Inches: the text width of the usual two-column paper. Narrow figures are half of it."""
-
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 4,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.1,  # a browser sets the text of an SVG a little wider
-    "savefig.dpi": 250,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "figures",
-}
-
-COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7f4fc9")
-"""Told apart with any of the common colour deficiencies, after Okabe and Ito, with their yellow darkened."""
-
-MARKERS = "osD^vPX<"
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A figure that was written."""
-
-    name: str
-    """Of its files, without the ending."""
-
-    title: str
-    caption: str
-    """What it shows and how: for the report, and for whoever puts it into a paper."""
-
-    png: Path
-    svg: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sketch:
-    """A figure that is drawn and not yet written."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
+from harness.gate_figures import final_gates, gates_over_training
+from harness.sketch import STYLE, WIDTH, Drawing, Sketch, drawn, legend_below, look_of, short, write_sketch
+from harness.stats import METRICS, Comparison, reference_of
+from harness.store import Arm, Experiment, compile_ran
 
 
 def draw_figures(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[Drawing]:
@@ -96,65 +26,13 @@ def draw_figures(experiment: Experiment, comparisons: Sequence[Comparison]) -> l
         lambda: _loss_against_time(experiment),
         lambda: _bars(experiment, "ms_per_step", "ms-per-step", "Time per step"),
         lambda: _bars(experiment, "peak_mem_gib", "peak-memory", "Peak memory"),
-        lambda: _final_gates(experiment),
-        lambda: _gates_over_training(experiment),
+        lambda: final_gates(experiment),
+        lambda: gates_over_training(experiment),
     ]
     directory = experiment.path / "figures"
     directory.mkdir(exist_ok=True)
     with matplotlib.rc_context(STYLE):
         return [write_sketch(sketch, directory) for draw in sketches if (sketch := draw()) is not None]
-
-
-def write_sketch(sketch: Sketch, directory: Path) -> Drawing:
-    """Write a figure that was drawn under `STYLE` to a directory, as PNG and SVG. Call it under `STYLE` too."""
-    FigureCanvasAgg(sketch.figure)
-    sketch.figure.draw_without_rendering()
-    sketch.figure.set_layout_engine("none")  # laid out once; the layout takes longer than the drawing
-    paths = {ending: directory / f"{sketch.name}.{ending}" for ending in ("png", "svg")}
-    for ending, path in paths.items():
-        metadata: dict[str, Any] = {"Software": None} if ending == "png" else {"Date": None, "Creator": None}
-        image = io.BytesIO()
-        sketch.figure.savefig(image, format=ending, metadata=metadata)
-        write_atomic(path, lambda file, image=image: file.write(image.getvalue()))  # type: ignore[misc]
-    return Drawing(name=sketch.name, title=sketch.title, caption=sketch.caption, **paths)
-
-
-# How an arm looks
-
-
-def _look(arm: Arm, experiment: Experiment) -> dict[str, Any]:
-    """Colour, dashes and marker of an arm: by its place in the experiment, the same in every figure."""
-    place = experiment.arms.index(arm)
-    return {
-        "color": COLOURS[place % len(COLOURS)],
-        "linestyle": DASHES[(place + place // len(COLOURS)) % len(DASHES)],
-        "marker": MARKERS[place % len(MARKERS)],
-    }
-
-
-def _short(text: str, width: int = 38) -> str:
-    """A label that leaves room for the axes: long ones are broken in two or more lines at spaces."""
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines).replace("$", r"\$")
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    longest = max(len(line) for label in labels for line in label.split("\n"))
-    columns = max(1, min(len(labels), int(figure.get_figwidth() / (0.55 + 0.062 * longest))))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.6, columnspacing=1.4)
-
-
-# Loss
-
-
-def _drawn(arm: Arm) -> list[RunRecord]:
-    """The runs whose course is drawn: the finished ones. Where there are none, what is on its way."""
-    return arm.done or [run for run in arm.runs if run.status != "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +57,7 @@ def _loss_curves(arm: Arm, x: str) -> Curves | None:
     Evaluations happen at the same steps in every seed, so the seeds are averaged step by step, their times too.
     Runs that never got past the first evaluation are left out.
     """
-    runs = [run.series("eval", x, "val_loss") for run in _drawn(arm)]
+    runs = [run.series("eval", x, "val_loss") for run in drawn(arm)]
     runs = [(xs, ys) for xs, ys in runs if len(xs) > 1]
     if not runs:
         return None
@@ -193,11 +71,11 @@ def _loss_curves(arm: Arm, x: str) -> Curves | None:
 
 def _draw_curves(axes: Axes, curves: Curves, experiment: Experiment) -> None:
     """Mean over seeds, the range between them as a band, and each seed as a thin line."""
-    look = _look(curves.arm, experiment)
+    look = look_of(curves.arm, experiment)
     colour = look["color"]
     every = max(1, len(curves.x) // 8)
     first = experiment.arms.index(curves.arm) % every  # markers of curves that coincide stay apart
-    axes.plot(curves.x, curves.mean, **look, markevery=(first, every), label=_short(curves.arm.title), zorder=3)
+    axes.plot(curves.x, curves.mean, **look, markevery=(first, every), label=short(curves.arm.title), zorder=3)
     if len(curves.seeds) > 1:
         axes.fill_between(curves.x, curves.seeds.min(0), curves.seeds.max(0), color=colour, alpha=0.12, linewidth=0)
         axes.plot(curves.x, curves.seeds.T, color=colour, linewidth=0.4, alpha=0.45)
@@ -251,7 +129,7 @@ def _loss_against_tokens(experiment: Experiment) -> Sketch | None:
         room = 0.08 * (high - low) or 1e-3
         panels[1].set_ylim(min(low, 0) - room, max(high, 0) + room)
     panels[-1].set_xlabel(f"training tokens ({unit})")
-    _legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
     below = " Below: loss minus that of the reference with the same seed, evaluation by evaluation." * bool(differences)
     return Sketch(
         name="loss-vs-tokens",
@@ -267,7 +145,7 @@ def _difference_curves(arm: Arm, experiment: Experiment) -> Curves | None:
     if other is None:
         return None
     losses, partners = (
-        {run.seed: run.series("eval", "tokens", "val_loss") for run in _drawn(of)} for of in (arm, other)
+        {run.seed: run.series("eval", "tokens", "val_loss") for run in drawn(of)} for of in (arm, other)
     )
     pairs = [(*losses[seed], partners[seed][1]) for seed in losses.keys() & partners.keys()]
     pairs = [(xs, ys, refs) for xs, ys, refs in pairs if min(len(ys), len(refs)) > 1]
@@ -304,7 +182,7 @@ def _loss_against_time(experiment: Experiment) -> Sketch | None:
     _zoom(axes, curves)
     axes.set_xlabel(f"time in training steps ({unit})")
     axes.set_ylabel("validation loss (nats/token)")
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return Sketch(
         name="loss-vs-time",
         title="Validation loss against time",
@@ -320,12 +198,12 @@ def _differences(experiment: Experiment, comparisons: Sequence[Comparison]) -> S
     if not shown:
         return None
     titles = {arm.step: arm for arm in experiment.arms}
-    labels = [_short(titles[c.step].title) + f"\nvs {_short(titles[c.reference].title)}" for c in shown]
+    labels = [short(titles[c.step].title) + f"\nvs {short(titles[c.reference].title)}" for c in shown]
     figure = Figure(figsize=(WIDTH, 0.75 + sum(0.14 + 0.13 * (1 + label.count("\n")) for label in labels)))
     axes = figure.subplots()
     for row, c in enumerate(shown):
         assert c.delta_mean is not None
-        look = _look(titles[c.step], experiment)
+        look = look_of(titles[c.step], experiment)
         spread = np.linspace(-0.13, 0.13, c.n) if c.n > 1 else [0.0]
         axes.scatter(list(c.deltas.values()), row + 0.24 + np.array(spread), s=9, color=look["color"], alpha=0.55, lw=0)
         if c.ci_low is not None and c.ci_high is not None:
@@ -375,13 +253,13 @@ def _bars(experiment: Experiment, metric_name: str, name: str, title: str) -> Sk
     labels = []
     for arm, _ in values:
         compiled = sorted({str(compile_ran(run)) for run in arm.done} - {"none"})
-        labels.append(_short(arm.title) + f"\n[compiled: {', '.join(compiled)}]" * bool(compiled))
+        labels.append(short(arm.title) + f"\n[compiled: {', '.join(compiled)}]" * bool(compiled))
     figure = Figure(figsize=(WIDTH, 0.6 + sum(0.13 + 0.13 * (1 + label.count("\n")) for label in labels)))
     axes = figure.subplots()
     highest = max(max(of) for _, of in values)
     digits = max(0, 3 - math.floor(math.log10(highest)))  # four in the largest
     for row, (arm, of) in enumerate(values):
-        colour = _look(arm, experiment)["color"]
+        colour = look_of(arm, experiment)["color"]
         axes.barh(row, np.mean(of), height=0.62, color=colour, alpha=0.35, edgecolor=colour, linewidth=0.8)
         axes.scatter(of, row + np.linspace(-0.18, 0.18, len(of)) if len(of) > 1 else [row], s=9, color=colour, zorder=3)
         axes.annotate(
@@ -403,120 +281,5 @@ def _bars(experiment: Experiment, metric_name: str, name: str, title: str) -> Sk
         title=title,
         caption=f"{title} on {' and '.join(devices)}: mean over seeds (bar, number) and each seed (dots). Only arms "
         "with the same compile setting are comparable.",
-        figure=figure,
-    )
-
-
-# Gates
-
-
-def _gate_history(arm: Arm) -> tuple[list[int], dict[str, NDArray[np.float64]]] | None:
-    """Steps [P] and, for each gate, its values [seeds, P, n_layer, n_head], as far as every run of the arm has come."""
-    runs = [[line for line in run.metrics if line["kind"] == "gates"] for run in _drawn(arm)]
-    runs = [lines for lines in runs if lines]
-    if not runs:
-        return None
-    length = min(len(lines) for lines in runs)
-    steps = [line["step"] for line in runs[0][:length]]
-    names = list(runs[0][0]["gates"])
-    return steps, {
-        name: np.array([[line["gates"][name] for line in lines[:length]] for lines in runs], dtype=float)
-        for name in names
-    }
-
-
-def _gated_arms(experiment: Experiment) -> list[tuple[Arm, list[int], dict[str, NDArray[np.float64]]]]:
-    return [(arm, *history) for arm in experiment.arms if (history := _gate_history(arm))]
-
-
-def _initial(arm: Arm, gate: str) -> float:
-    """The value a gate starts from."""
-    return float(identity(arm).get("RA_V5_GATE_INIT", 0.0)) if gate == "w_rec" else 1.0
-
-
-def _gate_names(gated: Sequence[tuple[Arm, list[int], dict[str, NDArray[np.float64]]]]) -> list[str]:
-    return sorted({name for _, _, gates in gated for name in gates})
-
-
-def _final_gates(experiment: Experiment) -> Sketch | None:
-    gated = _gated_arms(experiment)
-    if not gated:
-        return None
-    names = _gate_names(gated)
-    figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * len(gated)))
-    panels = figure.subplots(len(gated), len(names), squeeze=False)
-    for column, name in enumerate(names):
-        shown = {arm.step: gates[name][:, -1].mean(axis=0) for arm, _, gates in gated if name in gates}
-        moved = [np.abs(shown[arm.step] - _initial(arm, name)).max() for arm, _, _ in gated if arm.step in shown]
-        reach = float(max(moved)) or 0.1
-        for row, (arm, _, gates) in enumerate(gated):
-            axes = panels[row, column]
-            if name not in gates:
-                axes.set_axis_off()
-                continue
-            centre = _initial(arm, name)
-            norm = TwoSlopeNorm(centre, centre - reach, centre + reach)
-            image = axes.imshow(shown[arm.step], cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
-            axes.grid(visible=False)
-            integer_ticks(axes, shown[arm.step].shape)
-            axes.set_title(f"{_short(arm.title, 34)}: {name}")
-            axes.set_xlabel("head")
-            axes.set_ylabel("layer")
-            bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
-            bar.outline.set_linewidth(0.5)
-    return Sketch(
-        name="gates-final",
-        title="Gates by layer and head",
-        caption="The gates at the last log line, mean over seeds. White is the value they started from; the colours of "
-        "one gate span the same distance in every arm.",
-        figure=figure,
-    )
-
-
-def integer_ticks(axes: Axes, shape: tuple[int, ...], most: int = 12) -> None:
-    """Ticks at whole layers and heads, `most` at most."""
-    for count, set_ticks in zip(shape, (axes.set_yticks, axes.set_xticks), strict=True):
-        set_ticks(range(0, count, -(-count // most)))
-
-
-def _gates_over_training(experiment: Experiment) -> Sketch | None:
-    gated = [(arm, steps, gates) for arm, steps, gates in _gated_arms(experiment) if len(steps) > 1]
-    if not gated:
-        return None
-    names = _gate_names(gated)
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.65 * len(gated)))
-    panels = figure.subplots(len(gated), len(names), squeeze=False, sharex=True, sharey="col")
-    layers = max(values.shape[2] for _, _, gates in gated for values in gates.values())
-    depth = matplotlib.colormaps["viridis"]
-    for row, (arm, steps, gates) in enumerate(gated):
-        colour = _look(arm, experiment)["color"]
-        for column, name in enumerate(names):
-            axes = panels[row, column]
-            if name not in gates:
-                axes.set_axis_off()
-                continue
-            values = gates[name]  # [seeds, P, n_layer, n_head]
-            by_step = values.transpose(1, 0, 2, 3).reshape(len(steps), -1)
-            low, high = np.quantile(by_step, [0.1, 0.9], axis=1)
-            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-            for layer in range(values.shape[2]):
-                axes.plot(
-                    steps, values[:, :, layer].mean(axis=(0, 2)), color=depth(layer / max(1, layers - 1)), linewidth=0.7
-                )
-            axes.plot(steps, by_step.mean(axis=1), color=colour, linewidth=1.8)
-            axes.axhline(_initial(arm, name), color="black", linewidth=0.6, linestyle=":")
-            axes.set_title(_short(arm.title, 44))
-            axes.set_ylabel(name)
-    for axes in panels[-1]:
-        axes.set_xlabel("step")
-    scale = matplotlib.cm.ScalarMappable(norm=matplotlib.colors.Normalize(0, max(1, layers - 1)), cmap=depth)
-    bar = figure.colorbar(scale, ax=panels, shrink=0.6, pad=0.01, label="layer")
-    bar.outline.set_linewidth(0.5)
-    bar.set_ticks(list(range(0, layers, -(-layers // 6))))
-    return Sketch(
-        name="gates-course",
-        title="Gates over training",
-        caption="Thick: mean over all heads, layers and seeds. Band: from the 10 % to the 90 % quantile of the heads. "
-        "Thin: mean of each layer. Dotted: where the gates started.",
         figure=figure,
     )

@@ -12,8 +12,8 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from harness.figures import STYLE, WIDTH, Drawing, Sketch, integer_ticks, write_sketch
 from harness.heads import Array, Heads, Measure
+from harness.sketch import STYLE, WIDTH, Drawing, Sketch, integer_ticks, write_sketch
 
 
 def draw_heads(heads: Heads, directory: Path) -> list[Drawing]:

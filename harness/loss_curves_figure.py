@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from harness.figures import COLOURS, DASHES, STYLE, WIDTH, Drawing, Sketch, write_sketch
 from harness.loss_curves import NANOGPT, Curves
+from harness.sketch import COLOURS, DASHES, STYLE, WIDTH, Drawing, Sketch, write_sketch
 
 
 def draw_loss_curves(curves: Sequence[Curves], labels: Mapping[str, str], png: Path) -> Drawing:
