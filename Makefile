@@ -65,8 +65,9 @@ list-steps: $(ENV)
 	$(RUN) scripts.list_steps
 
 ##@ Train
-.PHONY: check all continue status prepare-data
+.PHONY: check estimate all continue status prepare-data
 check: ## Dry-run everything that `make` would train, on the CPU
+estimate: ## Time a few steps of each arm here: when will it be done?
 all: $(ENV) ## Train what is not done yet: what `make` alone does
 	$(RUN) scripts.run
 continue: $(ENV) ## Go on with the last ablation, whatever .config says now
@@ -78,7 +79,7 @@ prepare-data: ## Prepare the data set of .config
 .PHONY: plots report inspect
 plots: ## Draw the figures
 report: ## Write report.md and report.html, with tables and a verdict
-check status prepare-data plots report: $(ENV)
+check estimate status prepare-data plots report: $(ENV)
 	$(RUN) scripts.$(subst -,_,$@)
 inspect: $(ENV) ## Show what the heads of a run of each arm do
 	$(RUN) scripts.inspect_attention

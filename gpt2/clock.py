@@ -1,9 +1,11 @@
-"""The time that training steps take and nothing else, and how long the process has been there."""
+"""Where a run's time goes, and how long the process has been there."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,7 +14,7 @@ from gpt2.device import synchronize
 
 
 class StepClock:
-    """Runs while training steps do. Stopped for evaluation, checkpoints and compilation."""
+    """Runs while steps of one kind do: those of training, say, and not while there is evaluation or a checkpoint."""
 
     def __init__(self, device: torch.device, total_s: float = 0.0) -> None:
         self._device = device
@@ -30,6 +32,13 @@ class StepClock:
         synchronize(self._device)
         self.total_s += time.perf_counter() - self._started
         self._started = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let it run for a block."""
+        self.start()
+        yield
+        self.stop()
 
 
 _IMPORTED = time.monotonic()

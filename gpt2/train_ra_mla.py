@@ -131,7 +131,8 @@ class Run:
 
         self.step = 0
         """Optimizer steps done."""
-        self.clock = StepClock(self.device)
+        self.clock, self.eval_clock, self.save_clock = (StepClock(self.device) for _ in range(3))
+        """Of training steps, of evaluation, of checkpoints."""
         self.earlier_wall_s = 0.0
         """Of the processes before this one."""
         self.startup_s: float | None = None
@@ -190,7 +191,8 @@ class Run:
         while self.step < t.max_iters and not stop.requested:
             if self.step % t.eval_interval == 0:
                 self.clock.stop()
-                self._evaluate(stop)
+                with self.eval_clock.running():
+                    self._evaluate(stop)
                 self.clock.start()
             set_lr(self.optimizer, learning_rate(self.step, t.max_iters, self.config.optimizer))
             pending.append(self.train_step(next(stream)))
@@ -203,11 +205,13 @@ class Run:
                 self._log(torch.stack(pending).tolist())
                 pending.clear()
                 if checkpoint_due:
-                    self._save()
+                    with self.save_clock.running():
+                        self._save()
                 self.clock.start()
         self.clock.stop()
         if self.step == t.max_iters:
-            self._evaluate(stop)
+            with self.eval_clock.running():
+                self._evaluate(stop)
 
     def train_step(self, micro_batches: list[Batch]) -> Tensor:
         """One optimizer step. Returns its loss and gradient norm, [2], still on the device.
@@ -385,6 +389,9 @@ class Run:
             self.scaler.load_state_dict(state["scaler"])
             self.step = state["step"]
             self.clock = StepClock(self.device, state["train_time_s"])
+            # Not in the checkpoints of earlier versions.
+            self.eval_clock = StepClock(self.device, state.get("eval_time_s", 0.0))
+            self.save_clock = StepClock(self.device, state.get("checkpoint_time_s", 0.0))
             self.earlier_wall_s = state["wall_time_s"]
             self.laps = state["laps"]
             self.train_loss = state["train_loss"]
@@ -404,6 +411,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "train_time_s": self.clock.total_s,
+            "eval_time_s": self.eval_clock.total_s,
+            "checkpoint_time_s": self.save_clock.total_s,
             "wall_time_s": self._wall_s(),
             "laps": self.laps,
             "train_loss": self.train_loss,
@@ -432,6 +441,8 @@ class Run:
                 **self._speed(ms),
                 "peak_mem_gib": peak_memory_gib(self.device),
                 "train_time_s": self.clock.total_s,
+                "eval_time_s": self.eval_clock.total_s,
+                "checkpoint_time_s": self.save_clock.total_s,
                 "wall_time_s": self._wall_s(),
                 "startup_s": self.startup_s,
                 "params": self.model.num_params(),

@@ -108,7 +108,7 @@ def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple
     if process.exitcode == 0:
         return "done", ""
     assert process.exitcode is not None
-    return "failed", _reason(run.path, process.exitcode, log_start)
+    return "failed", why_it_failed(run.path, process.exitcode, log_start)
 
 
 def _interrupt(process: BaseProcess) -> None:
@@ -117,8 +117,8 @@ def _interrupt(process: BaseProcess) -> None:
         os.kill(process.pid, signal.SIGINT)
 
 
-def _reason(path: Path, exitcode: int, log_start: int) -> str:
-    """Why a trainer failed: what its summary says, or the last line that it printed."""
+def why_it_failed(path: Path, exitcode: int, log_start: int = 0) -> str:
+    """What a trainer's summary says of it, or the last line that it printed from `log_start` of its log on."""
     log = path / "train.log"
     if exitcode == 1 and (path / "summary.json").exists():
         summary = read_json(path / "summary.json")

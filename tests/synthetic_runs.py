@@ -95,6 +95,8 @@ def write_run(
             "mfu": 0.41,
             "peak_mem_gib": peak_mem_gib,
             "train_time_s": iters * ms_per_step / 1000,
+            "eval_time_s": 8.0,
+            "checkpoint_time_s": 2.0,
             "wall_time_s": iters * ms_per_step / 1000 + 30,
             "startup_s": 20.0,
             "params": 124_475_904,

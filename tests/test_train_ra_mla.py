@@ -140,7 +140,10 @@ def test_killed_and_resumed_ends_where_an_uninterrupted_run_ends(tmp_path: Path)
     assert resumed["val_loss"] == whole["val_loss"]
     assert resumed["events"][0].startswith("resumed at step ")
     assert resumed["events"] != ["resumed at step 0"]
-    assert 0 < resumed["startup_s"] < resumed["wall_time_s"]
+    spent = [resumed[f"{what}_time_s"] for what in ("train", "eval", "checkpoint")]
+    assert all(seconds > 0 for seconds in spent)
+    assert 0 < resumed["startup_s"] < resumed["wall_time_s"] - resumed["eval_time_s"]
+    assert sum(spent) < resumed["wall_time_s"]
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""How long will `make` take? Times a few steps of each arm on this machine, and says when the ablation would be done.
+
+    python -m scripts.estimate
+
+Runs that are done are left out. Nothing is downloaded: where data is not there yet, random tokens of its vocabulary do.
+Exit status 1 if an arm fails.
+"""
+
+from __future__ import annotations
+
+from gpt2.errors import run_command
+from harness.kconfig import configuration
+from harness.launchers import get_ready
+from harness.plan import make_plan
+
+
+def main() -> int:
+    plan = make_plan(configuration())
+    get_ready()
+    # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
+    from harness.estimate import print_estimates
+
+    return 1 if print_estimates(plan) else 0
+
+
+if __name__ == "__main__":
+    run_command(main)
