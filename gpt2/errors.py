@@ -23,7 +23,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and exit with its status: 0 done, 1 something failed, 2 not as asked, 130 interrupted."""
     try:
         status = main() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where it was closed from the start
+            sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

@@ -8,7 +8,8 @@ from pathlib import Path
 
 def source_hash() -> str:
     """SHA-256 of this package's modules as they lie on the disk now."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
+    # An editor's lock on a file it has not saved looks like a module, and is no file.
+    files = sorted(file for file in Path(__file__).parent.rglob("*.py") if file.is_file())
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 

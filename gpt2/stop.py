@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import select
 import signal
-from collections.abc import Callable
 from types import FrameType
 
 
@@ -13,13 +11,16 @@ class Stop:
     """Whether training has been asked to stop. The loop looks between steps, so that it can leave a checkpoint.
 
     Until `defer` is called a signal ends the process at once (KeyboardInterrupt): while a model is being built or
-    compiled there is nothing to save. A second Ctrl-C always ends it at once.
+    compiled there is nothing to save. A second Ctrl-C always ends it at once. `with_parent`: stdin is a pipe from the
+    process that started this one, and is closed when that ends.
     """
 
     def __init__(self, *, with_parent: bool = False) -> None:
-        self._orphaned = _orphaned() if with_parent else lambda: False
+        self._parent = select.poll() if with_parent else None
+        if self._parent is not None:
+            self._parent.register(0, 0)  # no event is asked for: that the other end is gone is told anyway
         self._deferred = False
-        self._signal: str | None = None
+        self._signals: list[int] = []
 
     def install(self) -> None:
         """Take SIGINT and SIGTERM."""
@@ -33,20 +34,12 @@ class Stop:
     @property
     def requested(self) -> str | None:
         """Why to stop, or None."""
-        if self._orphaned():
+        if self._parent is not None and self._parent.poll(0):
             return "the process that started this one has ended"
-        return self._signal
+        return signal.Signals(self._signals[0]).name if self._signals else None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if not self._deferred or self._signal is not None:
+        # Where all processes are sent SIGTERM, SIGINT comes after it, from the runner: that is one wish, not two.
+        if not self._deferred or number in self._signals:
             raise KeyboardInterrupt
-        self._signal = signal.Signals(number).name
-
-
-def _orphaned() -> Callable[[], bool]:
-    """What tells whether the process that started this one has ended."""
-    starter = multiprocessing.parent_process()
-    if starter is not None:  # this one was forked for it by another, which goes on for as long as this one does
-        return lambda: not starter.is_alive()
-    parent = os.getppid()
-    return lambda: os.getppid() != parent
+        self._signals.append(number)

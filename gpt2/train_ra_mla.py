@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="a complete .config")
     parser.add_argument("--out", type=Path, help="the run's directory")
     parser.add_argument("--dry-run", action="store_true", help="build the model and take one step on dummy tokens")
-    parser.add_argument("--stop-with-parent", action="store_true", help="stop when the process that started this ends")
+    parser.add_argument("--stop-with-parent", action="store_true", help="stop when the pipe that is stdin is closed")
     parser.add_argument("--overrides", nargs="+", default=[], help="settings of a command line, for the record")
     args = parser.parse_args()
     resolved = dotconfig.load(args.config)
@@ -76,6 +76,8 @@ def main() -> int:
         raise UserError("--out: name the directory to write the run to (or give --dry-run)")
     stop = Stop(with_parent=args.stop_with_parent)
     stop.install()
+    if stop.requested:  # before it has begun
+        raise KeyboardInterrupt
     args.out.mkdir(parents=True, exist_ok=True)
     lock = RunLock(args.out)
     try:
@@ -166,7 +168,8 @@ class Run:
                 self._loop(stream, stop)
             if self.step < t.max_iters:
                 status = "interrupted"
-                self._event("interrupted", f"{stop.requested}: left a checkpoint at step {self.step}")
+                left = f"left a checkpoint at step {self.step}" if self.checkpoint else "before the first step"
+                self._event("interrupted", f"{stop.requested}: {left}")
         except NonFiniteError as failure:
             status, error = "failed", str(failure)
             self._event("nonfinite", error)

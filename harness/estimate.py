@@ -8,6 +8,7 @@ will use.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from gpt2.config import TrainConfig
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.prepare import dataset_status
 from harness.data_benchmark import write_random_tokens
-from harness.launchers import start_local
+from harness.launchers import POLL_S, end, start_local
 from harness.plan import Plan, PlannedRun
 from harness.runner import is_done, why_it_failed
 from harness.store import read_json, run_directory
@@ -72,13 +73,15 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
             trial = _trial(runs[0], Path(folder))
             trial.path.mkdir(parents=True)
             trial.resolved.write(trial.path / "config")
-            process = start_local(trial, [])
+            trainer = start_local(trial, [])
             try:
-                process.join()
+                while trainer.poll() is None:
+                    time.sleep(POLL_S)
             finally:
-                process.kill()  # where this was interrupted
-            if process.exitcode:
-                yield Failure(step=step, reason=why_it_failed(trial.path, process.exitcode).partition(f" ({folder}")[0])
+                end(trainer)  # where this was interrupted
+            if trainer.returncode:
+                reason = why_it_failed(trial.path, trainer.returncode)
+                yield Failure(step=step, reason=reason.partition(f" ({folder}")[0])  # without the log, which goes
                 continue
             summary = read_json(trial.path / "summary.json")
             parts = {

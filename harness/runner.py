@@ -7,11 +7,10 @@ anything starts. A run that fails is reported and the others go on.
 from __future__ import annotations
 
 import json
-import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.process import BaseProcess
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,10 @@ from gpt2.dotconfig import Assignment
 from gpt2.errors import UserError
 from gpt2.prepare import dataset_status, is_local, prepare
 from gpt2.record import check_identity, run_identity
-from harness.launchers import start_local
+from harness.launchers import POLL_S, start_local
 from harness.plan import Plan, PlannedRun, remember_experiment
 from harness.store import load_experiment, read_json, write_summary_csv
 from harness.terminal import LiveView, progress_bar
-
-POLL_S = 0.2
 
 
 def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
@@ -83,38 +80,28 @@ def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple
     (run.path / "summary.json").unlink(missing_ok=True)  # of the attempt that did not finish
     tail = MetricsTail(run.path / "metrics.jsonl")
     log_start = _size(run.path / "train.log")
-    process = start_local(run, overrides)
+    trainer = start_local(run, overrides)
     interrupts = 0
-    try:
-        while process.is_alive():
-            try:
-                for line in tail.lines():
-                    view.update(run.name, line)
-                process.join(POLL_S)
-            except KeyboardInterrupt:
-                interrupts += 1
-                if interrupts == 1:
-                    view.say("stopping at the next step, with a checkpoint; Ctrl-C again to kill")
-                    _interrupt(process)
-                else:
-                    process.kill()
-    finally:
-        # Whatever goes wrong here, it does not leave a trainer behind that nobody looks after.
-        process.terminate()
+    while trainer.poll() is None:
+        try:
+            for line in tail.lines():
+                view.update(run.name, line)
+            time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            interrupts += 1
+            if interrupts == 1:
+                view.say("stopping at the next step, with a checkpoint; Ctrl-C again to kill")
+                trainer.send_signal(signal.SIGINT)
+            else:
+                trainer.send_signal(signal.SIGKILL)
     for line in tail.lines():
         view.update(run.name, line)
     if interrupts:
         return "interrupted", ""
-    if process.exitcode == 0:
+    if is_done(run):
         return "done", ""
-    assert process.exitcode is not None
-    return "failed", why_it_failed(run.path, process.exitcode, log_start)
-
-
-def _interrupt(process: BaseProcess) -> None:
-    assert process.pid is not None
-    with suppress(ProcessLookupError):  # it has just ended
-        os.kill(process.pid, signal.SIGINT)
+    assert trainer.returncode is not None
+    return "failed", why_it_failed(run.path, trainer.returncode, log_start)
 
 
 def why_it_failed(path: Path, exitcode: int, log_start: int = 0) -> str:

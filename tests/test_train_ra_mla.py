@@ -164,7 +164,7 @@ def test_a_run_stops_when_the_process_that_started_it_is_killed(tmp_path: Path) 
     resolved = tiny(tmp_path, MAX_ITERS="100000", CHECKPOINT_INTERVAL="0")
     out = tmp_path / "run"
     arguments = [*command(resolved, out), "--stop-with-parent"]
-    start = f"import subprocess; subprocess.run({arguments!r}, stdout=subprocess.DEVNULL)"
+    start = f"from subprocess import *; Popen({arguments!r}, stdin=PIPE, stdout=DEVNULL).wait()"
     parent = subprocess.Popen([sys.executable, "-c", start])
     wait_for(lambda: (out / "metrics.jsonl").exists() and '"train"' in (out / "metrics.jsonl").read_text())
     parent.kill()
