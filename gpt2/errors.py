@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
+
+_OF_THE_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What the system refuses because of where something is to be written, or read."""
 
 
 class UserError(Exception):
@@ -35,4 +39,9 @@ def run_command(main: Callable[[], int | None]) -> None:
         # `make help | head` closes the pipe early; that is no failure. Python would complain again at exit.
         sys.stdout = None
         status = 0
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        print(f"error: {error.filename or 'an output'}: {error.strerror}", file=sys.stderr)
+        status = 2
     sys.exit(status)

@@ -122,17 +122,17 @@ class _Forked:
     def __init__(self, request: dict[str, Any]) -> None:
         self.returncode: int | None = None
         self._request = request
-        self._nursery = _nursery.process()
+        self._parent = _nursery.process()
         self._answers = b""
         self._pid: int | None = None
         self._orphaned = False
         """Whether the nursery has ended, so that nobody tells how the trainer does."""
         self._instead: Process | None = None
         """What trains if the nursery ends before it has forked."""
-        assert self._nursery.stdin is not None
+        assert self._parent.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended: `poll` will see it
-            self._nursery.stdin.write(json.dumps(request).encode() + b"\n")
-            self._nursery.stdin.flush()
+            self._parent.stdin.write(json.dumps(request).encode() + b"\n")
+            self._parent.stdin.flush()
 
     def poll(self) -> int | None:
         if self.returncode is not None:
@@ -158,9 +158,9 @@ class _Forked:
 
     def _listen(self) -> None:
         """Take in what the nursery has answered."""
-        assert self._nursery.stdout is not None
-        while not self._orphaned and self._instead is None and select.select([self._nursery.stdout], [], [], 0)[0]:
-            answer = os.read(self._nursery.stdout.fileno(), 1000)
+        assert self._parent.stdout is not None
+        while not self._orphaned and self._instead is None and select.select([self._parent.stdout], [], [], 0)[0]:
+            answer = os.read(self._parent.stdout.fileno(), 1000)
             self._answers += answer
             lines = self._answers.split(b"\n")[:-1]
             if lines:
