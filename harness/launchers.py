@@ -57,7 +57,12 @@ def start_local(run: PlannedRun, overrides: Sequence[str]) -> Trainer:
     # Runs of the same shape share compiled code, below the results.
     cache = run.path.parent.parent.parent / ".compiled"
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache.resolve()), "PYTHONUNBUFFERED": "1", **os.environ}
-    request: dict[str, Any] = {"arguments": arguments, "log": str(log), "environment": environment}
+    request: dict[str, Any] = {
+        "arguments": arguments,
+        "log": str(log),
+        "directory": str(Path.cwd()),
+        "environment": environment,
+    }
     return _Forked(request) if sys.platform == "linux" else _plain(**request)
 
 
@@ -74,13 +79,14 @@ def get_ready() -> None:
         _nursery.process()
 
 
-def _plain(arguments: Sequence[str], log: str, environment: dict[str, str]) -> Process:
+def _plain(arguments: Sequence[str], log: str, directory: str, environment: dict[str, str]) -> Process:
     with Path(log).open("ab") as file:
         return subprocess.Popen(
             [sys.executable, str(TRAINER), *arguments],
             stdin=subprocess.PIPE,  # by whose end it notices that of this process
             stdout=file,
             stderr=subprocess.STDOUT,
+            cwd=directory,
             env=environment,
             start_new_session=True,
         )

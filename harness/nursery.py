@@ -1,8 +1,9 @@
 """The process that runs are forked off: it imports once what a run needs, and forks a trainer whenever it is told.
 
 harness/launchers.py starts it, and writes requests to its stdin: a line of JSON each, with the trainer's `arguments`,
-its `log` and its `environment`. It answers with the pid and, when that has ended, the exit code, a line each, one
-trainer at a time. A trainer keeps this stdin, and so notices when whoever writes to it is gone.
+its `log`, the `directory` that it works in, and its `environment`. It answers with the pid and, when that has ended,
+the exit code, a line each, one trainer at a time. A trainer keeps this stdin, and so notices when whoever writes to it
+is gone.
 
 Nothing of harness/ is imported here: runs depend on gpt2/ alone, also while the rest is edited.
 """
@@ -56,7 +57,7 @@ def _read_line() -> bytes:
     return line
 
 
-def _become_trainer(arguments: Sequence[str], log: str, environment: dict[str, str]) -> None:
+def _become_trainer(arguments: Sequence[str], log: str, directory: str, environment: dict[str, str]) -> None:
     """Go on as `python gpt2/train_ra_mla.py ARGUMENTS` would."""
     os.setsid()
     os.environ.clear()
@@ -64,6 +65,7 @@ def _become_trainer(arguments: Sequence[str], log: str, environment: dict[str, s
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.chdir(directory)
 
     import torch
 
