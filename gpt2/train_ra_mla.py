@@ -190,8 +190,9 @@ class Run:
         t = self.config.train
         # Losses and gradient norms stay on the device until they are logged: reading one makes the loop wait for it.
         pending: list[Tensor] = []
+        asked = stop.requested
         self.clock.start()
-        while self.step < t.max_iters and not stop.requested:
+        while self.step < t.max_iters and not asked:
             if self.step % t.eval_interval == 0:
                 self.clock.stop()
                 with self.eval_clock.running():
@@ -201,7 +202,9 @@ class Run:
             pending.append(self.train_step(next(stream)))
             self.step += 1
 
-            at_end = self.step == t.max_iters or stop.requested is not None
+            # Asked once a step: what comes while this one is logged ends with the next, and with its checkpoint.
+            asked = stop.requested
+            at_end = self.step == t.max_iters or asked is not None
             checkpoint_due = at_end or (t.checkpoint_interval > 0 and self.step % t.checkpoint_interval == 0)
             if checkpoint_due or self.step % t.log_interval == 0:
                 self.clock.stop()

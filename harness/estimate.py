@@ -7,6 +7,7 @@ will use.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from gpt2.prepare import dataset_status
 from harness.data_benchmark import write_random_tokens
 from harness.launchers import POLL_S, end, start_local
 from harness.plan import Plan, PlannedRun
-from harness.runner import is_done, why_it_failed
+from harness.runner import is_done, sigterm_is_ctrl_c, why_it_failed
 from harness.store import read_json, run_directory
 
 STEPS = 12
@@ -71,16 +72,11 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
             if not runs:
                 continue
             trial = _trial(runs[0], Path(folder))
-            trial.path.mkdir(parents=True)
-            trial.resolved.write(trial.path / "config")
-            trainer = start_local(trial, [])
-            try:
-                while trainer.poll() is None:
-                    time.sleep(POLL_S)
-            finally:
-                end(trainer)  # where this was interrupted
-            if trainer.returncode:
-                reason = why_it_failed(trial.path, trainer.returncode)
+            # What is compiled is compiled once: it is the second trial that starts as the runs will.
+            for _ in range(1 if trial.config.train.compile == "none" else 2):
+                returncode = _train(trial)
+            if not is_done(trial):
+                reason = why_it_failed(trial.path, returncode)
                 yield Failure(step=step, reason=reason.partition(f" ({folder}")[0])  # without the log, which goes
                 continue
             summary = read_json(trial.path / "summary.json")
@@ -92,6 +88,21 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
             }
             run_s = seconds_of_run(runs[0].config.train, **parts)
             yield Estimate(step=step, runs=len(runs), peak_mem_gib=summary["peak_mem_gib"], run_s=run_s, **parts)
+
+
+def _train(trial: PlannedRun) -> int:
+    """Run a trial from its beginning to its end. Returns its exit code."""
+    shutil.rmtree(trial.path, ignore_errors=True)
+    trial.path.mkdir(parents=True)
+    trial.resolved.write(trial.path / "config")
+    trainer = start_local(trial, [])
+    try:
+        while trainer.poll() is None:
+            time.sleep(POLL_S)
+    finally:
+        end(trainer)  # where this was interrupted
+    assert trainer.returncode is not None
+    return trainer.returncode
 
 
 def seconds_of_run(
@@ -126,12 +137,13 @@ def print_estimates(plan: Plan) -> int:
         if not ready:
             print(f"data: {message}; until then, random tokens", flush=True)
     estimates: list[Estimate] = []
-    for outcome in estimate_plan(plan):
-        if isinstance(outcome, Failure):
-            print(f"FAIL  {outcome.step}: {outcome.reason}", flush=True)
-        else:
-            estimates.append(outcome)
-            print(f"ok    {outcome.step}: {outcome.ms_per_step:.1f} ms/step", flush=True)
+    with sigterm_is_ctrl_c():
+        for outcome in estimate_plan(plan):
+            if isinstance(outcome, Failure):
+                print(f"FAIL  {outcome.step}: {outcome.reason}", flush=True)
+            else:
+                estimates.append(outcome)
+                print(f"ok    {outcome.step}: {outcome.ms_per_step:.1f} ms/step", flush=True)
     if estimates:
         total = sum(e.runs * e.run_s for e in estimates)
         until = datetime.now() + timedelta(seconds=total)

@@ -40,7 +40,7 @@ def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
     remember_experiment(plan)
 
     failed = 0
-    with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, _sigterm_is_ctrl_c():
+    with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, sigterm_is_ctrl_c():
         for run in plan.runs:
             if is_done(run):
                 view.skipped(run.name)
@@ -114,7 +114,9 @@ def why_it_failed(path: Path, exitcode: int, log_start: int = 0) -> str:
     with log.open("rb") as file:
         file.seek(log_start)
         lines = file.read().decode(errors="replace").strip().splitlines()
-    last = lines[-1].removeprefix("error: ") if lines else "printed nothing"
+    # Of two trainers in one directory the other goes on printing.
+    errors = [line for line in lines if line.startswith("error: ")]
+    last = (errors or lines or ["printed nothing"])[-1].removeprefix("error: ")
     if exitcode < 0:
         last = f"killed by {signal.Signals(-exitcode).name}; {last}"
     return f"{last} ({log})"
@@ -147,7 +149,7 @@ def _size(path: Path) -> int:
 
 
 @contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
+def sigterm_is_ctrl_c() -> Iterator[None]:
     """Let SIGTERM stop a run as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:

@@ -126,6 +126,26 @@ def test_stopped_and_resumed_ends_where_an_uninterrupted_run_ends(tmp_path: Path
     assert [r["step"] for r in provenance["resumed"]] == [5]
 
 
+def test_a_stop_that_comes_while_a_step_is_logged_leaves_a_checkpoint_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = tiny(tmp_path, LOG_INTERVAL="2", CHECKPOINT_INTERVAL="0")
+    out = make(tmp_path / "run")
+    stop = Stop()
+    stop.defer()
+    log = Run._log
+
+    def log_and_stop(run: Run, steps: list[list[float]]) -> None:
+        log(run, steps)
+        if run.step == 4:
+            stop._on_signal(signal.SIGTERM, None)
+
+    monkeypatch.setattr(Run, "_log", log_and_stop)
+    assert Run(run_config(resolved.symbols), out).train(stop) == "interrupted"
+    assert summary(out)["iters"] == 5
+    assert (out / "checkpoints" / "step-00000005.pt").exists()
+
+
 def test_killed_and_resumed_ends_where_an_uninterrupted_run_ends(tmp_path: Path) -> None:
     resolved = tiny(tmp_path, MAX_ITERS="400", EVAL_INTERVAL="100", CHECKPOINT_INTERVAL="10")
     whole = train(resolved, tmp_path / "whole")
