@@ -1,0 +1,36 @@
+"""What documents refer to is there, in a clone as here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gpt2.dotconfig import ROOT
+
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*/README.md")])
+
+
+def tracked() -> set[str]:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    return set(done.stdout.splitlines())
+
+
+def named_in(document: Path) -> set[str]:
+    """Files that a document links to, shows, or names below results/, relative to the checkout."""
+    text = document.read_text()
+    targets = {link.partition("#")[0] for link in re.findall(r"\]\(([^):]+)\)", text)}
+    # A README of reference results names its neighbours without their directory.
+    if document.parent.parent.name == "results":
+        targets |= set(re.findall(r"`([\w-]+\.(?:json|txt))`", text))
+    linked = {str((document.parent / target).resolve().relative_to(ROOT)) for target in targets if target}
+    return linked | set(re.findall(r"\bresults/(?:cpu|h100)/[\w-]+\.\w+", text))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_document_names_is_in_git(document: Path) -> None:
+    assert named_in(document) - tracked() == set()
