@@ -24,7 +24,7 @@ from gpt2.prepare import dataset_status
 from harness.data_benchmark import write_random_tokens
 from harness.launchers import POLL_S, end, start_local
 from harness.plan import Plan, PlannedRun
-from harness.runner import is_done, sigterm_is_ctrl_c, why_it_failed
+from harness.runner import sigterm_is_ctrl_c, why_it_failed
 from harness.store import read_json, run_directory
 
 STEPS = 12
@@ -65,7 +65,7 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
     results = plan.directory.parent
     results.mkdir(parents=True, exist_ok=True)
     steps = dict.fromkeys(run.step for run in plan.runs)
-    open_runs = {step: [run for run in plan.runs if run.step == step and not is_done(run)] for step in steps}
+    open_runs = {step: [run for run in plan.runs if run.step == step and not run.is_done] for step in steps}
     # Beside the experiments, so that the trials find the runs' compiled code, and the runs the trials'.
     with tempfile.TemporaryDirectory(prefix=".estimate-", dir=results) as folder:
         for step, runs in open_runs.items():
@@ -75,7 +75,7 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
             # What is compiled is compiled once: it is the second trial that starts as the runs will.
             for _ in range(1 if trial.config.train.compile == "none" else 2):
                 returncode = _train(trial)
-            if not is_done(trial):
+            if not trial.is_done:
                 reason = why_it_failed(trial.path, returncode)
                 yield Failure(step=step, reason=reason.partition(f" ({folder}")[0])  # without the log, which goes
                 continue
@@ -126,11 +126,11 @@ def checkpoints(train: TrainConfig) -> int:
 
 def print_estimates(plan: Plan) -> int:
     """Estimate a plan, a line per arm and one for the whole. Returns how many arms failed."""
-    done = sum(is_done(run) for run in plan.runs)
+    done = sum(run.is_done for run in plan.runs)
     if done == len(plan.runs):
         print(f"{plan.directory}: all {done} runs are done")
         return 0
-    arms = {run.step for run in plan.runs if not is_done(run)}
+    arms = {run.step for run in plan.runs if not run.is_done}
     print(f"{STEPS} steps of each of {len(arms)} arms", flush=True)
     for config in dict.fromkeys(run.config.data for run in plan.runs):
         ready, message = dataset_status(config)

@@ -19,11 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from gpt2.dotconfig import ROOT
+from harness import nursery
 from harness.plan import PlannedRun
 
-NURSERY = ROOT / "harness" / "nursery.py"
-TRAINER = ROOT / "gpt2" / "train_ra_mla.py"
 POLL_S = 0.2
 
 Process = subprocess.Popen[bytes]
@@ -82,7 +80,7 @@ def get_ready() -> None:
 def _plain(arguments: Sequence[str], log: str, directory: str, environment: dict[str, str]) -> Process:
     with Path(log).open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, str(TRAINER), *arguments],
+            [sys.executable, str(nursery.TRAINER), *arguments],
             stdin=subprocess.PIPE,  # by whose end it notices that of this process
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -101,7 +99,7 @@ class _Nursery:
     def process(self) -> Process:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, "-u", str(NURSERY)],
+                [sys.executable, "-u", nursery.__file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # if it fails, so will the run, and say why

@@ -16,7 +16,7 @@ from gpt2.dotconfig import Assignment, Resolved
 from gpt2.errors import UserError
 from gpt2.files import write_text
 from harness.kconfig import Step, find_step, overlay
-from harness.store import run_directory
+from harness.store import read_json, run_directory
 
 LAST_EXPERIMENT = Path(".last-experiment")
 """Holds the directory of the experiment that `make` ran last."""
@@ -64,6 +64,12 @@ class PlannedRun:
     def name(self) -> str:
         """<step>/seed-<seed>"""
         return f"{self.step}/seed-{self.seed}"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has finished."""
+        path = self.path / "summary.json"
+        return path.exists() and read_json(path)["status"] == "done"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
     failed = 0
     with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, sigterm_is_ctrl_c():
         for run in plan.runs:
-            if is_done(run):
+            if run.is_done:
                 view.skipped(run.name)
                 continue
             view.started(run.name)
@@ -65,12 +65,6 @@ def prepare_data(plan: Plan) -> None:
             raise UserError(f"DATASET_{config.dataset.upper()}: {message}")
         with progress_bar(f"{config.dataset}, {config.tokenizer} tokens") as report:
             prepare(config, report)
-
-
-def is_done(run: PlannedRun) -> bool:
-    """Whether a run has finished."""
-    path = run.path / "summary.json"
-    return path.exists() and read_json(path)["status"] == "done"
 
 
 def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple[str, str]:
@@ -98,7 +92,7 @@ def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple
         view.update(run.name, line)
     if interrupts:
         return "interrupted", ""
-    if is_done(run):
+    if run.is_done:
         return "done", ""
     assert trainer.returncode is not None
     return "failed", why_it_failed(run.path, trainer.returncode, log_start)

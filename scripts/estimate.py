@@ -16,7 +16,8 @@ from harness.plan import make_plan
 
 def main() -> int:
     plan = make_plan(configuration())
-    get_ready()
+    if not all(run.is_done for run in plan.runs):
+        get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
     from harness.estimate import print_estimates
 

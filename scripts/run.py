@@ -25,7 +25,8 @@ def main() -> int:
         plan, overrides = make_plan(load(last_experiment() / "config")), []
     else:
         plan, overrides = make_plan(configuration()), command_line_assignments()
-    get_ready()
+    if not all(run.is_done for run in plan.runs):
+        get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
     from harness.runner import run_plan
     from harness.status import print_status

@@ -153,7 +153,7 @@ def _fold_cast(
 ) -> tuple[Tensor, Tensor]:
     """The fold of weight and bias; of no bias an empty one."""
     weight_out, bias_out = _empty_fold(weight, bias, dtype)
-    grid, shape = _launch(weight, w_std, R, lerp, bias is not None)
+    grid, shape = _grid(weight, w_std), _shape(weight, w_std, R, lerp, bias is not None)
     # Where there is no bias, the weight stands in for it and is not touched.
     b, b_out = (weight, weight_out) if bias is None else (bias, bias_out)
     _fold_kernel[grid](weight, b, w_std, w_rec, weight_out, b_out, **shape)
@@ -161,10 +161,8 @@ def _fold_cast(
 
 
 @_fold_cast.register_fake
-def _(
-    weight: Tensor, bias: Tensor | None, w_std: Tensor, w_rec: Tensor, R: int, lerp: bool, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    return _empty_fold(weight, bias, dtype)
+def _(weight: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
+    return _empty_fold(weight, bias, dtype=others[-1])
 
 
 def _empty_fold(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -183,9 +181,8 @@ def _fold_cast_backward(
     lerp: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of weight and bias (of no bias an empty one) and each program's share of those of the gates."""
-    d_weight, d_bias = _empty_fold(weight, bias, weight.dtype)
-    grid, shape = _launch(weight, w_std, R, lerp, bias is not None)
-    shares = weight.new_empty(2, *grid)
+    d_weight, d_bias, shares = _empty_gradients(weight, bias, w_std)
+    grid, shape = _grid(weight, w_std), _shape(weight, w_std, R, lerp, bias is not None)
     d_weight_out, d_bias_out = d_weight_out.contiguous(), d_bias_out.contiguous()
     b, d_b_out, d_b = (weight, d_weight_out, d_weight) if bias is None else (bias, d_bias_out, d_bias)
     _fold_backward_kernel[grid](weight, b, w_std, w_rec, d_weight_out, d_b_out, d_weight, d_b, shares, **shape)
@@ -193,18 +190,12 @@ def _fold_cast_backward(
 
 
 @_fold_cast_backward.register_fake
-def _(
-    weight: Tensor,
-    bias: Tensor | None,
-    w_std: Tensor,
-    w_rec: Tensor,
-    d_weight_out: Tensor,
-    d_bias_out: Tensor,
-    R: int,
-    lerp: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    grid, _ = _launch(weight, w_std, R, lerp, bias is not None)
-    return *_empty_fold(weight, bias, weight.dtype), weight.new_empty(2, *grid)
+def _(weight: Tensor, bias: Tensor | None, w_std: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_gradients(weight, bias, w_std)
+
+
+def _empty_gradients(weight: Tensor, bias: Tensor | None, w_std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return *_empty_fold(weight, bias, weight.dtype), weight.new_empty(2, *_grid(weight, w_std))
 
 
 def _setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -224,12 +215,14 @@ def _backward(ctx: Any, d_weight_out: Tensor, d_bias_out: Tensor) -> Any:
 _fold_cast.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _launch(
-    weight: Tensor, w_std: Tensor, R: int, lerp: bool, has_bias: bool
-) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The grid, and what both kernels have to know at compile time."""
+def _grid(weight: Tensor, w_std: Tensor) -> tuple[int, int]:
+    """Programs: heads, and blocks of columns."""
+    return w_std.numel(), triton.cdiv(weight.size(1), _BLOCK_K)
+
+
+def _shape(weight: Tensor, w_std: Tensor, R: int, lerp: bool, has_bias: bool) -> dict[str, Any]:
+    """What both kernels have to know at compile time."""
     rows, K = weight.shape
     H = w_std.numel()
     D = rows // (3 * H)
-    shape = dict(K=K, H=H, D=D, R=R, LERP=lerp, HAS_BIAS=has_bias, BLOCK_D=triton.next_power_of_2(D), BLOCK_K=_BLOCK_K)
-    return (H, triton.cdiv(K, _BLOCK_K)), shape
+    return dict(K=K, H=H, D=D, R=R, LERP=lerp, HAS_BIAS=has_bias, BLOCK_D=triton.next_power_of_2(D), BLOCK_K=_BLOCK_K)
