@@ -12,7 +12,7 @@ endif
 .SUFFIXES:
 
 # make would put the variables of its command line into the environment of recipes, and expand them for it: `$(shell ...)`
-# in a name would run. Scripts read them from MAKEFLAGS (harness/kconfig.py) instead.
+# in a name would run. Scripts read them from MAKEFLAGS (harness/configure/kconfig.py) instead.
 $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$(eval unexport $v)))
 
 Q := $(if $(filter 1,$(V)),,@)

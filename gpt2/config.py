@@ -12,16 +12,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any
 
-from gpt2.errors import UserError
-
-Symbols = Mapping[str, bool | int | str]
-"""Values of a resolved configuration by symbol name, without the CONFIG_ prefix. Invisible symbols are absent."""
+from gpt2.base.errors import UserError
 
 
 def setting(
@@ -66,7 +61,7 @@ class SettingError(UserError):
         self.symbol = symbol
 
 
-def _check(condition: bool, symbol: str, value: object, expected: str) -> None:
+def check(condition: bool, symbol: str, value: object, expected: str) -> None:
     """Raise a one-line error that names the symbol (or field) and the value unless `condition` holds."""
     if not condition:
         raise SettingError(symbol, value, expected)
@@ -110,7 +105,7 @@ class GPTConfig:
     """Settings of a variant this class has no field for: symbol FOO_X of variant `foo` is option "x"."""
 
     use_ra_v5: bool = False
-    """The seed's spelling of attention="ra_v5". After construction it says whether this is RA v5."""
+    """The RA v5 plan's spelling of attention="ra_v5". After construction it says whether this is RA v5."""
 
     ra_v5_R: int = setting(4, "RA_V5_R", only_if=_has_ra)
     """Reciprocal dimensions per head, R: the width of the low slot."""
@@ -144,30 +139,30 @@ class GPTConfig:
         if self.ra_v5_gate_init is None:
             object.__setattr__(self, "ra_v5_gate_init", 1.0 if self.ra_v5_fold == "direct" else 0.0)
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        _check(0 <= self.dropout < 1, "DROPOUT", self.dropout, "must be from 0 to below 1")
-        _check(
+            check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        check(0 <= self.dropout < 1, "DROPOUT", self.dropout, "must be from 0 to below 1")
+        check(
             self.n_embd % self.n_head == 0,
             "N_EMBD",
             self.n_embd,
             f"must be a multiple of the number of heads (N_HEAD={self.n_head})",
         )
         if _has_ra(self):
-            _check(
+            check(
                 1 <= self.ra_v5_R < self.head_dim,
                 "RA_V5_R",
                 self.ra_v5_R,
                 f"must be from 1 to {self.head_dim - 1}: a head is N_EMBD / N_HEAD = {self.head_dim} wide",
             )
-            _check(self.ra_v5_fold in ("lerp", "direct"), "RA_V5_FOLD", self.ra_v5_fold, "is lerp or direct")
-            _check(
+            check(self.ra_v5_fold in ("lerp", "direct"), "RA_V5_FOLD", self.ra_v5_fold, "is lerp or direct")
+            check(
                 not (self.attention == "ra_mla" and self.ra_v5_fold == "direct"),
                 "RA_V5_FOLD",
                 "direct",
                 "RA + MLA has the lerp fold only",
             )
         if _has_mla(self):
-            _check(self.mla_kv_latent_dim >= 1, "MLA_KV_LATENT_DIM", self.mla_kv_latent_dim, "must be at least 1")
+            check(self.mla_kv_latent_dim >= 1, "MLA_KV_LATENT_DIM", self.mla_kv_latent_dim, "must be at least 1")
 
     @property
     def head_dim(self) -> int:
@@ -204,11 +199,11 @@ class DataConfig:
     """Prepared data sets live in a directory each below this one."""
 
     def __post_init__(self) -> None:
-        _check(0 < self.val_fraction < 1, "DATASET_VAL_FRACTION", self.val_fraction, "must lie between 0 and 1")
+        check(0 < self.val_fraction < 1, "DATASET_VAL_FRACTION", self.val_fraction, "must lie between 0 and 1")
         if self.dataset == "text":
-            _check(bool(self.text_paths.strip()), "DATASET_TEXT_PATHS", '""', "name at least one file or directory")
+            check(bool(self.text_paths.strip()), "DATASET_TEXT_PATHS", '""', "name at least one file or directory")
         if self.dataset == "bin":
-            _check(bool(self.bin_dir), "DATASET_BIN_DIR", '""', "name the directory that holds the token files")
+            check(bool(self.bin_dir), "DATASET_BIN_DIR", '""', "name the directory that holds the token files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,19 +238,19 @@ class OptimizerConfig:
     """Learning rate of gates as a multiple of the learning rate."""
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate > 0, "LEARNING_RATE", self.learning_rate, "must be above 0")
-        _check(
+        check(self.learning_rate > 0, "LEARNING_RATE", self.learning_rate, "must be above 0")
+        check(
             0 <= self.min_lr <= self.learning_rate,
             "MIN_LR",
             self.min_lr,
             f"must be from 0 to LEARNING_RATE={self.learning_rate}",
         )
-        _check(self.warmup_iters >= 0, "WARMUP_ITERS", self.warmup_iters, "must not be negative")
-        _check(self.weight_decay >= 0, "WEIGHT_DECAY", self.weight_decay, "must not be negative")
-        _check(0 <= self.beta1 < 1, "BETA1", self.beta1, "must be from 0 to below 1")
-        _check(0 <= self.beta2 < 1, "BETA2", self.beta2, "must be from 0 to below 1")
-        _check(self.grad_clip >= 0, "GRAD_CLIP", self.grad_clip, "must not be negative")
-        _check(self.gate_lr_mult >= 0, "RA_V5_GATE_LR_MULT", self.gate_lr_mult, "must not be negative")
+        check(self.warmup_iters >= 0, "WARMUP_ITERS", self.warmup_iters, "must not be negative")
+        check(self.weight_decay >= 0, "WEIGHT_DECAY", self.weight_decay, "must not be negative")
+        check(0 <= self.beta1 < 1, "BETA1", self.beta1, "must be from 0 to below 1")
+        check(0 <= self.beta2 < 1, "BETA2", self.beta2, "must be from 0 to below 1")
+        check(self.grad_clip >= 0, "GRAD_CLIP", self.grad_clip, "must not be negative")
+        check(self.gate_lr_mult >= 0, "RA_V5_GATE_LR_MULT", self.gate_lr_mult, "must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,89 +351,3 @@ class RunConfig:
 def identity_hash(identity: Mapping[str, Any]) -> str:
     """SHA-256, as hex, of an identity: the canonical JSON of its items."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def padded(vocab_size: int, multiple: int = 64) -> int:
-    """`vocab_size` rounded up to a multiple."""
-    return -(-vocab_size // multiple) * multiple
-
-
-def run_config(symbols: Symbols) -> RunConfig:
-    """The typed configuration of a run from the symbols of a resolved `.config`.
-
-    Raises UserError, naming the symbol and its value, where a number is malformed or out of range.
-    """
-    name = str(symbols["MODEL_NAME"])
-    valid_name = name not in ("", ".", "..") and all((c.isalnum() and c.isascii()) or c in "._-" for c in name)
-    _check(valid_name and name[0] not in ".-", "MODEL_NAME", repr(name), "use letters, digits, '.', '_' and '-'")
-    data = _fill(DataConfig, symbols)
-    attention = _chosen("ATTENTION_", symbols)
-    model = _fill(
-        GPTConfig,
-        symbols,
-        vocab_size=padded(data.vocab_size) if symbols["PAD_VOCAB"] else data.vocab_size,
-        attention_options=_attention_options(attention, symbols),
-        ra_v5_compile=False,
-    )
-    return RunConfig(
-        name=name,
-        model=model,
-        data=data,
-        optimizer=_fill(OptimizerConfig, symbols),
-        train=_fill(TrainConfig, symbols),
-    )
-
-
-def _fill(cls: type, symbols: Symbols, **given: Any) -> Any:
-    """An instance of a settings dataclass from the symbols its fields name. Invisible symbols leave the default."""
-    hints = get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        symbol = f.metadata.get("symbol")
-        if symbol is None or f.name in given:
-            continue
-        if f.metadata["choice"]:
-            value: Any = _chosen(symbol, symbols)
-        else:
-            value = symbols.get(symbol)
-            if value is not None and hints[f.name] in (float, float | None):
-                value = _float(symbol, value)
-        if value is not None:
-            given[f.name] = value
-    return cls(**given)
-
-
-def _float(symbol: str, text: object) -> float:
-    """A finite number from a string symbol."""
-    number = float(str(text)) if _NUMBER.fullmatch(str(text)) else math.nan
-    _check(math.isfinite(number), symbol, f'"{text}"', "is not a number such as 0.1 or 6e-4")
-    return number
-
-
-def _chosen(prefix: str, symbols: Symbols) -> str | None:
-    """The chosen member of a choice whose members begin with `prefix`, in lower case and without it.
-
-    COMPILE_ and COMPILE_MODE_ are both prefixes: a member's own prefix is the longest that fits.
-    """
-    longer = [p for p in _CHOICE_PREFIXES if p.startswith(prefix) and p != prefix]
-    for name, value in symbols.items():
-        if value is True and name.startswith(prefix) and not any(name.startswith(p) for p in longer):
-            return name[len(prefix) :].lower()
-    return None
-
-
-def _attention_options(attention: str | None, symbols: Symbols) -> dict[str, bool | int | str]:
-    """Symbols of a variant that no field of any settings class takes: FOO_X=... of variant `foo` as {"x": ...}."""
-    if attention in BUILT_IN:
-        return {}
-    prefix = f"{attention}_".upper()
-    return {
-        name[len(prefix) :].lower(): value
-        for name, value in symbols.items()
-        if name.startswith(prefix) and name not in _TAKEN and not any(name.startswith(p) for p in _CHOICE_PREFIXES)
-    }
-
-
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_FIELDS = [f for cls in (GPTConfig, DataConfig, OptimizerConfig, TrainConfig) for f in dataclasses.fields(cls)]
-_TAKEN = {f.metadata["symbol"] for f in _FIELDS if "symbol" in f.metadata}
-_CHOICE_PREFIXES = {f.metadata["symbol"] for f in _FIELDS if f.metadata.get("choice")}

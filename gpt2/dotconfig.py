@@ -22,12 +22,10 @@ from typing import Any
 
 import kconfiglib
 
-from gpt2.config import RunConfig, SettingError, run_config
-from gpt2.errors import UserError
-from gpt2.files import write_text
-
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout: where the Kconfig tree lies."""
+from gpt2.base.errors import UserError
+from gpt2.base.files import ROOT, write_text
+from gpt2.config import RunConfig, SettingError
+from gpt2.symbols import run_config
 
 HEADER = "# A complete configuration. `make menuconfig` edits it, `make savedefconfig` shortens it.\n"
 

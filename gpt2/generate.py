@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from gpt2.data.tokenizer import Tokenizer
 from gpt2.model import GPT
-from gpt2.tokenizer import Tokenizer
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2 import kernels
-from gpt2.device import autocast_dtype
+from gpt2.machine.device import autocast_dtype
 
 if kernels.HAS_TRITON:
     from gpt2.kernels import cross_entropy as kernel

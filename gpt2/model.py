@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt2.attention import LayerCache, build_attention
-from gpt2.compilation import compile_attention
+from gpt2.attention import build_attention
+from gpt2.attention.shared import LayerCache
 from gpt2.config import GPTConfig
-from gpt2.device import autocast_dtype
 from gpt2.loss import at_least_float32, linear_cross_entropy
+from gpt2.machine.compilation import compile_attention
+from gpt2.machine.device import autocast_dtype
 
 
 class LayerNorm(nn.LayerNorm):

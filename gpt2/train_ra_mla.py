@@ -28,12 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from gpt2 import dotconfig
-from gpt2.checkpoint import load_newest, read_checkpoint, save_checkpoint
-from gpt2.clock import StepClock, process_age_s
-from gpt2.compilation import compile_attempts, compile_scope, uncompile
+from gpt2.base.errors import UserError, one_line, run_command
+from gpt2.base.files import write_json
+from gpt2.checks.dry_run import dry_run
 from gpt2.config import RunConfig, identity_hash
-from gpt2.data import Batch, batches, eval_batches, open_dataset
-from gpt2.device import (
+from gpt2.data.batches import Batch, batches, eval_batches
+from gpt2.data.dataset import open_dataset
+from gpt2.machine.compilation import compile_attempts, compile_scope, uncompile
+from gpt2.machine.device import (
     autocast,
     device_name,
     keep_freed_memory,
@@ -43,16 +45,15 @@ from gpt2.device import (
     set_precision,
     synchronize,
 )
-from gpt2.dry_run import dry_run
-from gpt2.errors import UserError, one_line, run_command
-from gpt2.files import write_json
-from gpt2.load import load_weights
 from gpt2.model import GPT
-from gpt2.nonfinite import first_nonfinite
 from gpt2.optimizer import learning_rate, make_optimizer, set_lr
-from gpt2.record import Metrics, RunLock, add_resumption, check_identity, run_identity, write_provenance
-from gpt2.stop import Stop
-from gpt2.tracking import Trackers
+from gpt2.run.checkpoint import load_newest, read_checkpoint, save_checkpoint
+from gpt2.run.clock import StepClock, process_age_s
+from gpt2.run.load import load_weights
+from gpt2.run.nonfinite import first_nonfinite
+from gpt2.run.record import Metrics, RunLock, add_resumption, check_identity, run_identity, write_provenance
+from gpt2.run.stop import Stop
+from gpt2.run.tracking import Trackers
 
 # So many steps in a row that gradient scaling had to skip are no overflow but a run that has diverged: the scale has
 # been halved for each of them, from 65536 to nothing.

@@ -1,4 +1,4 @@
-"""Time one attention layer: the seed's table, baseline and RA v5, eager and compiled, forward and with backward.
+"""Time one attention layer: the RA v5 plan's table, baseline and RA v5, eager and compiled, forward and with backward.
 
     python -m scripts.benchmark_attention [--batch-sizes 8,32] [--dtype bfloat16] [--json FILE]
 
@@ -14,11 +14,11 @@ from typing import Any
 
 from rich.table import Table
 
-from gpt2.device import DTYPES, device_name, select_device, set_precision
-from gpt2.errors import run_command
-from gpt2.files import write_json
-from harness.attention_benchmark import MODES, Layer, Row, benchmark_attention
-from harness.timing import measured_on, print_table
+from gpt2.base.errors import run_command
+from gpt2.base.files import write_json
+from gpt2.machine.device import DTYPES, device_name, select_device, set_precision
+from harness.measure.attention import MODES, Layer, Row, benchmark_attention
+from harness.measure.timing import measured_on, print_table
 
 
 def main() -> None:

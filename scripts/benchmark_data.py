@@ -14,13 +14,14 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
+from gpt2.base.errors import UserError, run_command
+from gpt2.base.files import write_json
 from gpt2.config import DataConfig
-from gpt2.data import open_dataset
-from gpt2.device import device_name, select_device
-from gpt2.errors import UserError, run_command
-from gpt2.files import write_json
-from harness.data_benchmark import Supply, benchmark_batches, write_random_tokens
-from harness.timing import measured_on, print_table
+from gpt2.data.dataset import open_dataset
+from gpt2.data.token_files import write_random_tokens
+from gpt2.machine.device import device_name, select_device
+from harness.measure.data import Supply, benchmark_batches
+from harness.measure.timing import measured_on, print_table
 
 NEEDED_ON_GPU = 600_000.0
 """Tokens/s: more than an H100 trains GPT-2 124M with."""

@@ -16,12 +16,12 @@ from typing import Any
 
 from rich.table import Table
 
-from gpt2.device import DTYPES, device_name, select_device
-from gpt2.errors import UserError, run_command
-from gpt2.files import write_json
-from harness.arguments import names_of
-from harness.timing import measured_on, print_table
-from harness.training_benchmark import OURS, SPEED_UPS, THEIRS, Load, Row, arms_here, benchmark_training
+from gpt2.base.errors import UserError, run_command
+from gpt2.base.files import write_json
+from gpt2.machine.device import DTYPES, device_name, select_device
+from harness.configure.arguments import names_of
+from harness.measure.timing import measured_on, print_table
+from harness.measure.training import OURS, SPEED_UPS, THEIRS, Load, Row, arms_here, benchmark_training
 
 SMALL: dict[str, Any] = dict(
     n_layer=2, n_head=4, n_embd=128, block_size=128, vocab_size=256, batch_size=16, fused_loss=False

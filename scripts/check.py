@@ -7,15 +7,15 @@ Nothing is trained or downloaded. One line per run; exit status 1 if any of them
 
 from __future__ import annotations
 
-from gpt2.errors import run_command
-from harness.kconfig import configuration
-from harness.plan import make_plan
+from gpt2.base.errors import run_command
+from harness.configure.kconfig import configuration
+from harness.configure.plan import make_plan
 
 
 def main() -> int:
     plan = make_plan(configuration())
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
-    from harness.check import print_checks
+    from harness.launch.check import print_checks
 
     return 1 if print_checks(plan) else 0
 

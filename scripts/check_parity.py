@@ -12,10 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gpt2.device import DTYPES, device_name, select_device
-from gpt2.errors import run_command
-from gpt2.files import write_json
-from gpt2.parity import (
+from gpt2.base.errors import run_command
+from gpt2.base.files import write_json
+from gpt2.checks.parity import (
     MAX_DIFF,
     MAX_DIFF_FLOAT32,
     MAX_DIFF_FLOAT32_ACCELERATOR,
@@ -24,8 +23,9 @@ from gpt2.parity import (
     Parity,
     check_parity,
 )
-from harness.arguments import names_of
-from harness.timing import measured_on
+from gpt2.machine.device import DTYPES, device_name, select_device
+from harness.configure.arguments import names_of
+from harness.measure.timing import measured_on
 
 
 def main() -> int:

@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from gpt2.base.errors import UserError, one_line, run_command
+from gpt2.base.files import write_json
 from gpt2.config import RunConfig
-from gpt2.device import device_name, select_device
 from gpt2.dotconfig import Assignment, resolve
-from gpt2.errors import UserError, one_line, run_command
-from gpt2.files import write_json
-from harness.kconfig import assignment
-from harness.loss_curves import (
+from gpt2.machine.device import device_name, select_device
+from harness.configure.kconfig import assignment
+from harness.configure.plan import parse_seeds
+from harness.measure.loss_curves import (
     LAST,
     NANOGPT,
     OURS,
@@ -38,9 +39,8 @@ from harness.loss_curves import (
     over_seeds,
     train_curves,
 )
-from harness.loss_curves_figure import draw_loss_curves
-from harness.plan import parse_seeds
-from harness.timing import measured_on, print_table
+from harness.measure.loss_curves_figure import draw_loss_curves
+from harness.measure.timing import measured_on, print_table
 
 ON_GPU = {"BATCH_SIZE": "32", "COMPILE_MODEL": "y"}
 ELSEWHERE = {

@@ -15,8 +15,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from gpt2.config import padded
-from gpt2.convert import (
+from gpt2.attention.ra_ultimate_v5 import FOLDS, LOW_SLOTS
+from gpt2.base.errors import UserError, run_command
+from gpt2.exchange.convert import (
     read_model,
     run_settings,
     to_baseline,
@@ -26,11 +27,10 @@ from gpt2.convert import (
     vocab_size_without_padding,
     write_model,
 )
-from gpt2.errors import UserError, run_command
-from gpt2.hf import write_hf
+from gpt2.exchange.hf import write_hf
 from gpt2.model import GPT
-from gpt2.ra_ultimate_v5 import FOLDS, LOW_SLOTS
-from harness.kconfig import MAKE_VARIABLES, command_line_variables
+from gpt2.symbols import padded
+from harness.configure.kconfig import MAKE_VARIABLES, command_line_variables
 
 TARGETS = {"ra_v5": ("R", "fold", "low"), "ra_mla": ("R",), "mla": (), "baseline": (), "hf": ("vocab_size",)}
 """What to convert to, and which of OPTIONS each takes."""

@@ -8,10 +8,10 @@ Exit status 1 if an arm fails.
 
 from __future__ import annotations
 
-from gpt2.errors import run_command
-from harness.kconfig import configuration
-from harness.launchers import get_ready
-from harness.plan import make_plan
+from gpt2.base.errors import run_command
+from harness.configure.kconfig import configuration
+from harness.configure.plan import make_plan
+from harness.launch.launchers import get_ready
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     if not all(run.is_done for run in plan.runs):
         get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
-    from harness.estimate import print_estimates
+    from harness.launch.estimate import print_estimates
 
     return 1 if print_estimates(plan) else 0
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gpt2.errors import UserError, run_command
-from harness.inspection import first_runs, inspect_run, inspection_directory, print_inspection, write_inspection
+from gpt2.base.errors import UserError, run_command
+from harness.heads.inspection import first_runs, inspect_run, inspection_directory, print_inspection, write_inspection
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from gpt2.base.errors import run_command
+from gpt2.base.files import write_text
 from gpt2.dotconfig import Resolved, load, resolve
-from gpt2.errors import run_command
-from gpt2.files import write_text
-from harness import editors
-from harness.kconfig import (
+from harness.configure import menus
+from harness.configure.kconfig import (
     DOTCONFIG,
     command_line_assignments,
     find_defconfig,
@@ -27,7 +27,7 @@ from harness.kconfig import (
     refuse_assignments,
     save,
 )
-from harness.randconfig import random_configuration, random_seed
+from harness.configure.randconfig import random_configuration, random_seed
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def savedefconfig() -> None:
 
 def listnewconfig() -> None:
     """List the settings that .config does not have yet."""
-    print(*editors.new_settings(), sep="\n", end="")
+    print(*menus.new_settings(), sep="\n", end="")
 
 
 def list_shipped() -> None:
@@ -92,10 +92,10 @@ def save_with_settings(base: Resolved, source: str) -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "defconfig": defconfig,
-    "menuconfig": editors.menuconfig,
-    "nconfig": editors.menuconfig,
-    "guiconfig": editors.guiconfig,
-    "oldconfig": editors.oldconfig,
+    "menuconfig": menus.menuconfig,
+    "nconfig": menus.menuconfig,
+    "guiconfig": menus.guiconfig,
+    "oldconfig": menus.oldconfig,
     "olddefconfig": olddefconfig,
     "savedefconfig": savedefconfig,
     "listnewconfig": listnewconfig,

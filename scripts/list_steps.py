@@ -5,8 +5,8 @@ python -m scripts.list_steps
 
 from __future__ import annotations
 
-from gpt2.errors import run_command
-from harness.kconfig import list_steps, refuse_assignments
+from gpt2.base.errors import run_command
+from harness.configure.kconfig import list_steps, refuse_assignments
 
 
 def main() -> None:

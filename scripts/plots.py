@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gpt2.errors import run_command
-from harness.figures import draw_figures
-from harness.stats import compare, write_comparison_csv
-from harness.store import configured_experiment, load_experiment, write_summary_csv
+from gpt2.base.errors import run_command
+from harness.configure.plan import configured_experiment
+from harness.evidence.stats import compare, write_comparison_csv
+from harness.evidence.store import load_experiment, write_summary_csv
+from harness.report.figures import draw_figures
 
 
 def main() -> None:

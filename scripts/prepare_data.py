@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gpt2.config import run_config
-from gpt2.data import Dataset
+from gpt2.base.errors import run_command
+from gpt2.data.dataset import Dataset
+from gpt2.data.prepare import prepare
 from gpt2.dotconfig import load
-from gpt2.errors import run_command
-from gpt2.prepare import prepare
-from harness.kconfig import command_line_assignments, configuration, overlay
-from harness.terminal import progress_bar
+from gpt2.symbols import run_config
+from harness.configure.kconfig import command_line_assignments, configuration, overlay
+from harness.launch.terminal import progress_bar
 
 
 def main() -> None:

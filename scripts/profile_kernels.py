@@ -13,11 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gpt2.device import device_name, select_device
-from gpt2.errors import run_command
-from gpt2.files import write_json
-from gpt2.kernel_profile import LENGTHS, Profile, Shape, profile_arms, shape
-from harness.timing import measured_on
+from gpt2.base.errors import run_command
+from gpt2.base.files import write_json
+from gpt2.checks.kernel_profile import LENGTHS, Profile, Shape, profile_arms, shape
+from gpt2.machine.device import device_name, select_device
+from harness.measure.timing import measured_on
 
 DETAILED_T = 1024
 """The length at which kernels and allocations are listed; --json has all."""

@@ -1,4 +1,6 @@
-"""Train a variant and its partner on identical batches, and judge the seed's criteria: harness/quality.py says how.
+"""Train a variant and its reference on identical batches, and judge the RA v5 plan's criteria.
+
+harness/evidence/quality.py says how.
 
     python -m scripts.quick_quality_test --model ra_v5 --steps 1000 --ra-v5-R 4
     python -m scripts.quick_quality_test --config FILE --seeds 1,2,3,4,5 LEARNING_RATE=3e-4
@@ -16,16 +18,25 @@ from pathlib import Path
 
 from rich.table import Table
 
+from gpt2.base.errors import UserError, run_command
+from gpt2.base.files import write_json
 from gpt2.dotconfig import Assignment, load
-from gpt2.errors import UserError, run_command
-from gpt2.files import write_json
-from harness.kconfig import assignment, command_line_assignments, find_defconfig
-from harness.plan import Plan
-from harness.quality import FAIL, GATE_THRESHOLD, STEPS, Quality, SeedResult, assess, plan_quality, quality_json
+from harness.configure.kconfig import assignment, command_line_assignments, find_defconfig
+from harness.configure.plan import Plan
+from harness.evidence.quality import (
+    FAIL,
+    GATE_THRESHOLD,
+    STEPS,
+    Quality,
+    SeedResult,
+    assess,
+    plan_quality,
+    quality_json,
+)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Train a variant and its partner, and judge the seed's criteria.")
+    parser = argparse.ArgumentParser(description="Train a variant and its reference, and judge the plan's criteria.")
     parser.add_argument("--model", choices=list(STEPS), default="ra_v5", help="default %(default)s")
     parser.add_argument("--steps", metavar="N", help="optimizer steps (MAX_ITERS)")
     parser.add_argument("--ra-v5-R", metavar="R", help="reciprocal dimensions per head (RA_V5_R)")
@@ -52,9 +63,9 @@ def main() -> int:
 
 def _test(plan: Plan, model: str, overrides: Sequence[Assignment]) -> int:
     # torch takes seconds to import, and a mistake on the command line should not have to wait for it.
-    from harness.runner import run_plan
-    from harness.store import load_experiment
-    from harness.timing import print_table
+    from harness.evidence.store import load_experiment
+    from harness.launch.runner import run_plan
+    from harness.measure.timing import print_table
 
     if run_plan(plan, overrides) == 130:
         return 130
@@ -70,22 +81,22 @@ def _test(plan: Plan, model: str, overrides: Sequence[Assignment]) -> int:
 
 def _table(quality: Quality) -> Table:
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    partner = quality.partner or "-"
+    reference = quality.reference or "-"
     for column in (
         "seed",
-        partner,
+        reference,
         quality.step,
         "difference",
         f"w_rec > {GATE_THRESHOLD}",
         "mean",
         "max",
         "GiB",
-        "partner's",
+        "reference's",
     ):
         table.add_column(column, justify="right", no_wrap=True)
     for result in quality.seeds:
-        losses = (_or_dash(loss, ".4f") for loss in (result.partner_val_loss, result.val_loss))
-        memory = (_or_dash(gib, ".2f") for gib in (result.peak_mem_gib, result.partner_peak_mem_gib))
+        losses = (_or_dash(loss, ".4f") for loss in (result.reference_val_loss, result.val_loss))
+        memory = (_or_dash(gib, ".2f") for gib in (result.peak_mem_gib, result.reference_peak_mem_gib))
         table.add_row(str(result.seed), *losses, _or_dash(result.delta, "+.2g"), *_gates(result), *memory)
     return table
 

@@ -3,8 +3,8 @@
     python -m scripts.reference results/h100 --data DIR [--only training,attention]
 
 Each leaves NAME.json, with where it was measured, and NAME.txt, what it printed. One that is there is not taken again;
-one that failed leaves NAME.failed.json, if anything. DIR holds token files for the loss curves (gpt2/token_files.py).
-Exit status 1 if a measurement failed.
+one that failed leaves NAME.failed.json, if anything. DIR holds token files for the loss curves
+(gpt2/data/token_files.py). Exit status 1 if a measurement failed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from gpt2.errors import UserError, run_command
-from harness.arguments import names_of
+from gpt2.base.errors import UserError, run_command
+from harness.configure.arguments import names_of
 
 MEASUREMENTS = {
     "training": ["scripts.benchmark_training"],

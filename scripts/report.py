@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gpt2.errors import run_command
-from harness.report import print_report, write_report
-from harness.store import configured_experiment, load_experiment
+from gpt2.base.errors import run_command
+from harness.configure.plan import configured_experiment
+from harness.evidence.store import load_experiment
+from harness.report.report import print_report, write_report
 
 
 def main() -> None:

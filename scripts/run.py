@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 
+from gpt2.base.errors import run_command
 from gpt2.dotconfig import load
-from gpt2.errors import run_command
-from harness.kconfig import command_line_assignments, configuration, refuse_assignments
-from harness.launchers import get_ready
-from harness.plan import last_experiment, make_plan
+from harness.configure.kconfig import command_line_assignments, configuration, refuse_assignments
+from harness.configure.plan import last_experiment, make_plan
+from harness.launch.launchers import get_ready
 
 
 def main() -> int:
@@ -28,8 +28,8 @@ def main() -> int:
     if not all(run.is_done for run in plan.runs):
         get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
-    from harness.runner import run_plan
-    from harness.status import print_status
+    from harness.launch.runner import run_plan
+    from harness.launch.status import print_status
 
     status = run_plan(plan, overrides)
     print_status(plan)

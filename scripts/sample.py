@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from gpt2.device import select_device
-from gpt2.errors import UserError, run_command
+from gpt2.base.errors import UserError, run_command
+from gpt2.data.tokenizer import load_tokenizer
 from gpt2.generate import cache_bytes_per_token, generate, stream_text
-from gpt2.load import load_model, recorded_tokenizer
-from gpt2.tokenizer import load_tokenizer
+from gpt2.machine.device import select_device
+from gpt2.run.load import load_model, recorded_tokenizer
 
 
 def main() -> None:

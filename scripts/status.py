@@ -5,10 +5,10 @@ python -m scripts.status
 
 from __future__ import annotations
 
-from gpt2.errors import run_command
-from harness.kconfig import configuration
-from harness.plan import make_plan
-from harness.status import print_status
+from gpt2.base.errors import run_command
+from harness.configure.kconfig import configuration
+from harness.configure.plan import make_plan
+from harness.launch.status import print_status
 
 
 def main() -> None:

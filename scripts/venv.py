@@ -14,7 +14,7 @@ import subprocess
 import venv
 from pathlib import Path
 
-from gpt2.errors import UserError, run_command
+from gpt2.base.errors import UserError, run_command
 
 CONSTRAINTS = Path("constraints.txt")
 VENV = Path(".venv")

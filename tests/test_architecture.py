@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from gpt2.dotconfig import ROOT
+from gpt2.base.files import ROOT
 
 VARIANT = '''
 """Attention in which every head is as sharp as the configuration says."""
 
-from gpt2.attention import CausalSelfAttention
+from gpt2.attention.baseline import CausalSelfAttention
 
 
 def build(config):
@@ -44,9 +44,10 @@ config SHARP_SHARPNESS
 
 def test_a_new_variant_is_one_file_one_choice_entry_and_one_fragment(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    ignored = shutil.ignore_patterns(".git", ".venv", "results", "data", "__pycache__", ".*_cache", ".hypothesis")
-    shutil.copytree(ROOT, tree, ignore=ignored)
-    (tree / "gpt2" / "sharp.py").write_text(VARIANT)
+    for part in ("gpt2", "harness", "scripts", "defconfigs"):
+        shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Kconfig", tree)
+    (tree / "gpt2" / "attention" / "sharp.py").write_text(VARIANT)
     kconfig = tree / "gpt2" / "Kconfig"
     before, entry, after = kconfig.read_text().partition("\nconfig ATTENTION_RA_MLA\n")
     inside, end, rest = (entry + after).partition("\nendchoice\n")
@@ -90,5 +91,5 @@ def test_imports_go_one_way(package: str, forbidden: set[str]) -> None:
 
 
 def test_configuration_needs_no_torch() -> None:
-    code = "import sys, gpt2.config, gpt2.dotconfig, harness.plan; assert 'torch' not in sys.modules"
+    code = "import sys, gpt2.config, gpt2.dotconfig, harness.configure.plan; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2.dotconfig import ROOT
+from gpt2.base.files import ROOT
 
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*/README.md")])
 

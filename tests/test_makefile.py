@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt2.dotconfig import ROOT, load
-from gpt2.errors import UserError
-from harness.kconfig import MAKE_VARIABLES
+from gpt2.base.errors import UserError
+from gpt2.base.files import ROOT
+from gpt2.dotconfig import load
+from harness.configure.kconfig import MAKE_VARIABLES
 from scripts import venv
 
 PARTS = ["Kconfig", "Makefile", "constraints.txt", "defconfigs", "gpt2", "harness", "scripts"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt2.config import run_config
+from gpt2.data.prepare import prepare
 from gpt2.dotconfig import Assignment, Resolved, resolve
-from gpt2.prepare import prepare
+from gpt2.symbols import run_config
 
 SETTINGS = {
     "MODEL_NAME": "tiny",

@@ -1,0 +1,47 @@
+"""Causal self-attention as in GPT-2: the baseline."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from gpt2.attention.shared import LayerCache, causal_attention, merge_heads, split_heads
+from gpt2.config import GPTConfig
+
+
+def build(config: GPTConfig) -> CausalSelfAttention:
+    """The baseline as a run's configuration describes it."""
+    return CausalSelfAttention(config.n_embd, config.n_head, dropout=config.dropout, bias=config.bias)
+
+
+class CausalSelfAttention(nn.Module):
+    """GPT-2's attention: fused projection `c_attn` [Q|K|V], one SDPA call, output projection `c_proj`."""
+
+    GATES: tuple[str, ...] = ()
+
+    def __init__(self, n_embd: int, n_head: int, *, dropout: float = 0.0, bias: bool = True) -> None:
+        super().__init__()
+        if n_embd % n_head:
+            raise ValueError(f"n_embd={n_embd} is not a multiple of n_head={n_head}")
+        self.n_head = n_head
+        self.head_dim = n_embd // n_head
+        self.scale = 1 / math.sqrt(self.head_dim)
+        self.dropout = dropout
+        self.c_attn = nn.Linear(n_embd, 3 * n_embd, bias=bias)
+        self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)
+        self.resid_dropout = nn.Dropout(dropout)
+
+    def qkv(self, x: Tensor) -> Tensor:
+        """x [B, T, C] -> [Q|K|V], [B, T, 3C]."""
+        y: Tensor = self.c_attn(x)
+        return y
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
+        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x).chunk(3, dim=-1))
+        if cache is not None:
+            k, v = cache.append(k, v)
+        y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0, scale=self.scale)
+        out: Tensor = self.resid_dropout(self.c_proj(merge_heads(y)))
+        return out

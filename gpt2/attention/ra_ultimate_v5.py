@@ -1,0 +1,279 @@
+"""RA v5: reciprocal attention, folded into the weights of the fused projection.
+
+A head of width D gives its last R dimensions, the low slot, to reciprocity: there the query is mixed with the key, so
+that part of "how much does i attend to j" is "how much would j attend to i". With g = w_rec and the head's rows q, k of
+the projection (lerp fold):
+
+    Qf = w_std * [ q_std | (1 - g) q_low + g k_low ]
+    Kf =         [ k_std | (1 - g) k_low + g q_low ]
+    S  = Qf Kf^T / sqrt(D)
+
+The projection is linear, so mixing queries and keys is mixing the rows that make them. After the fold there is one
+matrix product and one SDPA call of width D, as in the baseline; and a trained layer, folded once, *is* a standard
+attention layer. The derivations are in docs/ra-v5.md.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from gpt2 import kernels
+from gpt2.attention.baseline import CausalSelfAttention
+from gpt2.attention.shared import LayerCache, causal_attention, merge_heads, split_heads
+from gpt2.config import GPTConfig
+from gpt2.machine.device import autocast_dtype
+
+if kernels.HAS_TRITON:
+    from gpt2.kernels.fold import fold_cast
+
+Fold = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""(rows [3C, K] of [Q|K|V], w_std [H], w_rec [H], R) -> rows [3C, K] that emit [Qf|Kf|V]."""
+
+
+def build(config: GPTConfig) -> UltimateRAv5:
+    """RA v5 as a run's configuration describes it."""
+    return UltimateRAv5(
+        config.n_embd,
+        config.n_head,
+        config.block_size,
+        R=config.ra_v5_R,
+        dropout=config.dropout,
+        bias=config.bias,
+        fold=config.ra_v5_fold,
+        gate_init=config.ra_v5_gate_init,
+        learn_w_std=config.ra_v5_learn_w_std,
+        learn_w_rec=config.ra_v5_learn_w_rec,
+        d_bias=config.ra_v5_d_bias,
+    )
+
+
+def fold_lerp(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
+    """The lerp fold. w_rec = 0, w_std = 1 leaves the rows as they are; w_rec = 1 swaps q_low and k_low exactly."""
+    q, k, v = rows.unflatten(0, (3, w_std.numel(), -1))
+    D = q.size(1)
+    q_std, q_low = q.split([D - R, R], dim=1)
+    k_std, k_low = k.split([D - R, R], dim=1)
+    g = w_rec.view(-1, 1, 1)
+    # torch.lerp is exact at both ends, which (1 - g) a + g b is too but a + g (b - a) is not.
+    qf = w_std.view(-1, 1, 1) * torch.cat([q_std, torch.lerp(q_low, k_low, g)], dim=1)
+    kf = torch.cat([k_std, torch.lerp(k_low, q_low, g)], dim=1)
+    return torch.stack([qf, kf, v]).view_as(rows)
+
+
+def fold_direct(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
+    """The RA v5 plan's literal layout: the rows are free [Qf|Kf|V], and the gates scale the two parts of Qf."""
+    qf, kf, v = rows.unflatten(0, (3, w_std.numel(), -1))
+    D = qf.size(1)
+    gain = torch.cat([w_std.view(-1, 1).expand(-1, D - R), w_rec.view(-1, 1).expand(-1, R)], dim=1)
+    return torch.stack([gain.unsqueeze(-1) * qf, kf, v]).view_as(rows)
+
+
+FOLDS: dict[str, Fold] = {"lerp": fold_lerp, "direct": fold_direct}
+
+
+def fold_in_torch(
+    fold: Fold, weight: Tensor, bias: Tensor | None, w_std: Tensor, w_rec: Tensor, R: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Weight [3C, C] and bias [3C] folded and cast, without a kernel of ours. The bias is folded as one more column."""
+    folded = fold(weight, w_std, w_rec, R).to(dtype)
+    if bias is None:
+        return folded, None
+    return folded, fold(bias.unsqueeze(1), w_std, w_rec, R).squeeze(1).to(dtype)
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """A fold, and what it was made of."""
+
+    parts: list[Tensor]
+    state: tuple[object, ...]
+    weight: Tensor
+    bias: Tensor | None
+
+
+class _OptimizerSteps:
+    """Counts the steps of all of torch's optimizers.
+
+    A parameter's version counter, which in-place operations raise, is not raised by fused optimizers (seen in torch
+    2.11 and 2.13): without this, evaluating between steps would go on using the weights of the first evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        register_optimizer_step_post_hook(self._on_step)
+
+    def _on_step(self, *_: object) -> None:
+        self.count += 1
+
+
+_optimizer_steps = functools.cache(_OptimizerSteps)
+
+
+class UltimateRAv5(CausalSelfAttention):
+    """Reciprocal attention at the cost of the baseline.
+
+    n_embd, n_head, block_size: as in GPTConfig. R: width of the low slot, 1 <= R < n_embd / n_head. fold: "lerp" or
+    "direct". gate_init: initial w_rec; None takes the value at which the fold is the baseline (lerp 0, direct 1).
+    learn_w_std, learn_w_rec: False holds a gate at its initial value. d_bias: learn a bias per head and key position.
+
+    Parameters `w_std`, `w_rec` [n_head], and `d_bias` [n_head, block_size] where asked for. Raises ValueError.
+    """
+
+    GATES = ("w_std", "w_rec", "d_bias")
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        block_size: int,
+        R: int = 4,
+        dropout: float = 0.0,
+        *,
+        bias: bool = True,
+        fold: str = "lerp",
+        gate_init: float | None = None,
+        learn_w_std: bool = True,
+        learn_w_rec: bool = True,
+        d_bias: bool = False,
+    ) -> None:
+        super().__init__(n_embd, n_head, dropout=dropout, bias=bias)
+        if not 1 <= R < self.head_dim:
+            raise ValueError(f"R={R} must be from 1 to {self.head_dim - 1}: a head is {self.head_dim} wide")
+        if fold not in FOLDS:
+            raise ValueError(f"fold={fold!r} is not one of {', '.join(FOLDS)}")
+        self.R = R
+        self.fold = fold
+        if gate_init is None:
+            gate_init = 1.0 if fold == "direct" else 0.0
+        self.w_std = nn.Parameter(torch.ones(n_head), requires_grad=learn_w_std)
+        self.w_rec = nn.Parameter(torch.full((n_head,), float(gate_init)), requires_grad=learn_w_rec)
+        self.d_bias = nn.Parameter(torch.zeros(n_head, block_size)) if d_bias else None
+        self._folded: _Folded | None = None
+
+    def folded(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """Weight [3C, C] and bias [3C] (or None) of the standard attention layer that this layer is.
+
+        In `dtype`, or in that of the parameters. The arithmetic is the parameters' in any case.
+        """
+        weight, bias, gates = self.c_attn.weight, self.c_attn.bias, (self.w_std, self.w_rec)
+        if kernels.usable(weight.device):
+            return fold_cast(weight, bias, *gates, R=self.R, lerp=self.fold == "lerp", dtype=dtype or weight.dtype)
+        return fold_in_torch(FOLDS[self.fold], weight, bias, *gates, self.R, dtype or weight.dtype)
+
+    def _folded_once(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
+        """`folded`, made anew only where something it is made of may have changed."""
+        parts = [p for p in (self.c_attn.weight, self.c_attn.bias, self.w_std, self.w_rec) if p is not None]
+        state = (dtype, _optimizer_steps().count, *(p._version for p in parts))
+        known = self._folded
+        if known is None or known.state != state or any(a is not b for a, b in zip(known.parts, parts, strict=True)):
+            known = self._folded = _Folded(parts, state, *self.folded(dtype))
+        return known.weight, known.bias
+
+    def train(self, mode: bool = True) -> UltimateRAv5:
+        """As nn.Module's; forgets the fold."""
+        self._folded = None
+        super().train(mode)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> UltimateRAv5:
+        # What .to(), .cuda(), .double() and the like end in. It changes parameters behind their versions' back.
+        self._folded = None
+        super()._apply(fn, recurse)
+        return self
+
+    def qkv(self, x: Tensor) -> Tensor:
+        """x [B, T, C] -> [Qf|Kf|V], [B, T, 3C]."""
+        # The fold costs about 3 C^2 elements whatever the batch, and autocast's cast of the weights is done with it.
+        # While weights change, or where a gradient has to flow through it, it is part of the graph.
+        # Parameters made in inference mode have no version to tell a change by. Asked last: it cannot be traced.
+        changing = self.training or torch.is_grad_enabled()
+        reuse = not (changing or torch.compiler.is_compiling() or self.w_rec.is_inference())
+        dtype = autocast_dtype(x)
+        weight, bias = self._folded_once(dtype) if reuse else self.folded(dtype)
+        return F.linear(x, weight, bias)
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
+        if self.d_bias is None:
+            return super().forward(x, cache)
+        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x).chunk(3, dim=-1))
+        if cache is not None:
+            k, v = cache.append(k, v)
+        q, k, v = self._give_dimension_to_bias(q, k, v)
+        y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0, scale=self.scale)
+        out: Tensor = self.resid_dropout(self.c_proj(merge_heads(y[..., : self.head_dim])))
+        return out
+
+    def _give_dimension_to_bias(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Widen heads by one more dimension (padded to 8, as flash kernels like it) whose product is d[h, j].
+
+        The score of query i and key j gains d[h, j]: a column bias without a T x T mask. Softmax ignores what is the
+        same for all keys, so d is not centred here but only where it is shown.
+        """
+        assert self.d_bias is not None
+        d = (self.d_bias[:, : k.size(-2)] / self.scale).to(k.dtype)
+        pad = 8
+        q = torch.cat([q, F.pad(q.new_ones(*q.shape[:-1], 1), (0, pad - 1))], dim=-1)
+        k = torch.cat([k, F.pad(d[None, ..., None].expand(*k.shape[:-1], 1), (0, pad - 1))], dim=-1)
+        return q, k, F.pad(v, (0, pad))
+
+
+LOW_SLOTS = ("keep", "least", "most")
+"""What `convert_qkv_to_ra_v5` may put into the low slot."""
+
+
+@torch.no_grad()
+def convert_qkv_to_ra_v5(qkv_weights: Tensor, R: int = 4, *, n_head: int | None = None, low: str = "keep") -> Tensor:
+    """Rows for `c_attn` of RA v5 that give the baseline's output where the fold is the baseline (see `gate_init`).
+
+    qkv_weights: the baseline's rows [Q|K|V], [3C, C], or [3C, C + 1] with the bias as the last column. Returns the same
+    shape and type. For any R, the baseline's rows themselves are such rows: low="keep". But q -> A q, k -> A^-T k
+    leaves a head's scores alone, so what its low slot holds can be chosen. With M = W_q^T W_k of each of `n_head` heads
+    (biases included, if given), the slot's part of M becomes
+
+    - "least": the part along M's R smallest singular values. No other slot takes less of M's energy (squared norm).
+    - "most": along its R largest: the slot is the best approximation of the head's scores by R dimensions.
+
+    Queries and keys then have the same norm in each dimension. If the layer has a bias, it has to be given. ValueError
+    where shapes, R or `low` are wrong.
+    """
+    rows, columns = qkv_weights.shape if qkv_weights.dim() == 2 else (0, 0)
+    C = rows // 3
+    if rows == 0 or rows % 3 or columns not in (C, C + 1):
+        raise ValueError(f"qkv_weights is {tuple(qkv_weights.shape)}: must be [3C, C], or [3C, C + 1] with a bias")
+    if low not in LOW_SLOTS:
+        raise ValueError(f"low={low!r} is not one of {', '.join(LOW_SLOTS)}")
+    if n_head is None and low != "keep":
+        raise ValueError(f"low={low!r} needs n_head: each head is rotated by itself")
+    H = n_head or 1
+    if H < 1 or C % H:
+        raise ValueError(f"n_head={n_head} does not divide the width C={C}")
+    if not 1 <= R < C // H:
+        raise ValueError(f"R={R} must be from 1 to {C // H - 1}: a head is {C // H} wide")
+    if low == "keep":
+        return qkv_weights.clone()
+    q, k, v = qkv_weights.unflatten(0, (3, H, -1))
+    q, k = _in_singular_basis(q.double(), k.double())
+    if low == "most":
+        q, k = q.flip(1), k.flip(1)
+    return torch.stack([q.to(v.dtype), k.to(v.dtype), v]).view_as(qkv_weights)
+
+
+def _in_singular_basis(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """q', k' [H, D, K] with q'^T k' = q^T k, whose rows are its singular vectors times the root of the singular value.
+
+    Largest first. q^T k is [K, K] but has rank D: its decomposition is made from that of a D x D core.
+    """
+    q_basis, q_core = torch.linalg.qr(q.mT)
+    k_basis, k_core = torch.linalg.qr(k.mT)
+    u, s, vh = torch.linalg.svd(q_core @ k_core.mT)
+    root = s.sqrt().unsqueeze(-2)
+    return (q_basis @ (u * root)).mT, (k_basis @ (vh.mT * root)).mT

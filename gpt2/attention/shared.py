@@ -1,0 +1,59 @@
+"""What every arm shares: the one call of scaled_dot_product_attention, and what a layer keeps of earlier tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class LayerCache:
+    """What one layer keeps of earlier positions, for generation: tensors that grow along dimension -2.
+
+    Room for `block_size` positions is taken at the first `append`, so that a step copies only what is new.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.length = 0
+        self._buffers: tuple[Tensor, ...] = ()
+
+    def append(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Add positions to each of the cached tensors, [..., T, d] each; returns all of them so far, [..., S, d].
+
+        The number of tensors is the variant's and stays the same. Raises ValueError beyond `block_size` positions.
+        """
+        end = self.length + new[0].size(-2)
+        if end > self.block_size:
+            raise ValueError(f"{end} positions do not fit into a cache of block_size={self.block_size}")
+        if not self._buffers:
+            self._buffers = tuple(t.new_empty(*t.shape[:-2], self.block_size, t.size(-1)) for t in new)
+        for buffer, t in zip(self._buffers, new, strict=True):
+            buffer[..., self.length : end, :] = t
+        self.length = end
+        return tuple(buffer[..., :end, :] for buffer in self._buffers)
+
+    def bytes_per_token(self) -> float:
+        """Bytes that a position of one sequence takes, as allocated."""
+        return sum(b.numel() * b.element_size() / (b.size(0) * self.block_size) for b in self._buffers)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0, scale: float | None = None) -> Tensor:
+    """softmax(q k^T * scale, causal) v in one scaled_dot_product_attention call.
+
+    q [B, H, T, D]; k, v [B, H, S, D] with S >= T: the queries are the last T of S positions. Returns [B, H, T, D].
+    """
+    T, S = q.size(-2), k.size(-2)
+    # SDPA's own causal mask is aligned to the first key, which is right for T = S alone.
+    mask = q.new_ones(T, S, dtype=torch.bool).tril(S - T) if 1 < T < S else None
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S, scale=scale)
+
+
+def split_heads(x: Tensor, n_head: int) -> Tensor:
+    """[B, T, H * D] -> [B, H, T, D], without a copy."""
+    return x.unflatten(-1, (n_head, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, T, D] -> [B, T, H * D]."""
+    return x.transpose(1, 2).flatten(2)

@@ -1,0 +1,125 @@
+"""Checkpoints: written atomically, verified when read, the newest two kept.
+
+checkpoints/step-00000500.pt            what torch.save wrote: tensors and plain values only
+checkpoints/step-00000500.pt.sha256     its checksum, as `sha256sum -c` reads it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from gpt2.base.errors import UserError
+from gpt2.base.files import write_atomic, write_text
+
+KEEP = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """The newest checkpoint that could be read."""
+
+    path: Path
+    state: dict[str, Any]
+    damaged: tuple[Path, ...]
+    """Newer checkpoints that failed verification and were passed over."""
+
+
+def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state` as the checkpoint of `step`, then remove all but the newest `KEEP`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"step-{step:08d}.pt"
+    # The checksum first: a checkpoint under its own name always has one.
+    unchecked = path.with_suffix(".unchecked")
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(1, "checksum") as thread:
+        write_atomic(unchecked, lambda file: torch.save(state, _Hashing(file, digest, thread)))  # type: ignore[arg-type]
+    write_text(_checksum_path(path), f"{digest.hexdigest()}  {path.name}\n")
+    unchecked.replace(path)
+    for old in _newest_first(directory)[KEEP:]:
+        old.unlink()
+        _checksum_path(old).unlink(missing_ok=True)
+    return path
+
+
+class _Hashing(io.RawIOBase):
+    """Writes to a file, and hashes in a thread meanwhile: a checkpoint takes seconds, in which nothing is trained."""
+
+    def __init__(self, file: IO[bytes], digest: hashlib._Hash, thread: ThreadPoolExecutor) -> None:
+        self._file = file
+        self._digest = digest
+        self._thread = thread
+
+    def write(self, data: Any) -> int:
+        hashed = self._thread.submit(self._digest.update, data)
+        try:
+            return self._file.write(data)
+        finally:
+            hashed.result()  # `data` is the caller's again as soon as this returns
+
+
+def load_newest(directory: Path) -> Loaded | None:
+    """The newest checkpoint in `directory` that passes verification; None if the directory has none at all.
+
+    UserError if there are checkpoints and none of them is whole: starting over would throw work away unasked.
+    """
+    damaged: list[Path] = []
+    for path in _newest_first(directory):
+        if verified(path):
+            return Loaded(path=path, state=read_checkpoint(path), damaged=tuple(damaged))
+        damaged.append(path)
+    if damaged:
+        raise UserError(f"{directory}: every checkpoint is damaged; remove the directory to start this run over")
+    return None
+
+
+def verified(path: Path) -> bool:
+    """Whether a checkpoint's content is what its checksum says."""
+    checksum = _checksum_path(path)
+    return checksum.is_file() and checksum.read_text().split()[:1] == [sha256_of(path)]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's tensors and plain values to the CPU. UserError if it is missing, damaged or anything else.
+
+    Only plain data is unpickled (`weights_only`): a checkpoint from elsewhere cannot run code.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a directory; name a checkpoint file, step-*.pt") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: holds something other than plain tensors and values, and was not loaded") from None
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: cannot be read as a checkpoint: {reason}") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}, not a checkpoint")
+    return state
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    return sorted(directory.glob("step-*.pt"), reverse=True)
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

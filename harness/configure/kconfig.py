@@ -1,0 +1,156 @@
+"""Where configurations come from: `.config`, defconfigs, step fragments, and the command line of make.
+
+make hands the variables of its command line to a recipe in MAKEFLAGS. They are read from there, so that neither make
+nor a shell ever expands them: `make MODEL_NAME='$(shell date)'` is refused as a strange name, not run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2.base.errors import UserError
+from gpt2.base.files import ROOT, write_text
+from gpt2.dotconfig import Assignment, Resolved, did_you_mean, load, read_assignments, resolve, settable_symbols
+
+DOTCONFIG = Path(".config")
+"""The configuration that commands work on, in the directory they are run in."""
+
+MAKE_VARIABLES = {
+    "V": "1 shows the commands that make runs",
+    "PYTHON": "a Python that has all packages; used as it is, and nothing is installed",
+    "KCONFIG_SEED": "seed of randconfig, a whole number",
+}
+"""Variables of the Makefile's own, which are no settings."""
+
+_WORD = re.compile(r"(?:[^\s\\]|\\.)+", re.DOTALL | re.ASCII)
+_VARIABLE = re.compile(r"(\w+)=(.*)", re.DOTALL | re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """An ablation step: a fragment in defconfigs/steps/, such as `2-ra-v5-eager.config`."""
+
+    number: int
+    name: str
+    path: Path
+
+    def assignments(self) -> list[Assignment]:
+        """What the step sets."""
+        return read_assignments(self.path)
+
+
+def configuration(environ: Mapping[str, str] = os.environ) -> Resolved:
+    """The `.config`, with the settings of make's command line over it. Raises UserError."""
+    return overlay(load_dotconfig(), command_line_assignments(environ))
+
+
+def load_dotconfig() -> Resolved:
+    """The `.config` as it stands. Raises UserError, which says what to type if there is none."""
+    if not DOTCONFIG.exists():
+        raise UserError(
+            f"there is no {DOTCONFIG}: `make list-defconfigs` lists configurations to start from, "
+            "`make defconfig-NAME` takes one, `make menuconfig` makes your own"
+        )
+    return load(DOTCONFIG)
+
+
+def overlay(base: Resolved, *layers: Sequence[Assignment]) -> Resolved:
+    """Lay assignments over a complete configuration. What `base` has by default may follow the change."""
+    return resolve(base.minimal(), *layers)
+
+
+def save(resolved: Resolved, path: Path = DOTCONFIG) -> None:
+    """Write a `.config` if it makes a run, and keep what it replaces as `.config.old`.
+
+    Raises UserError, and leaves the file alone, where a number is malformed or settings do not go together.
+    """
+    resolved.run_config()
+    if path.exists() and path.read_bytes() != resolved.text().encode():
+        write_text(path.with_name(path.name + ".old"), path.read_text(encoding="utf-8", errors="replace"))
+    resolved.write(path)
+
+
+def list_defconfigs() -> list[Path]:
+    """The shipped configurations."""
+    return sorted(path for path in (ROOT / "defconfigs").iterdir() if path.is_file())
+
+
+def find_defconfig(name: str) -> Path:
+    """The shipped configuration of that name. Raises UserError."""
+    paths = {path.name: path for path in list_defconfigs()}
+    if name not in paths:
+        raise UserError(f"there is no defconfigs/{name}{did_you_mean(name, list(paths))} (`make list-defconfigs`)")
+    return paths[name]
+
+
+def list_steps() -> list[Step]:
+    """The ablation steps, by number."""
+    steps = []
+    for path in (ROOT / "defconfigs" / "steps").glob("*.config"):
+        number, _, name = path.stem.partition("-")
+        steps.append(Step(number=int(number), name=name, path=path))
+    return sorted(steps, key=lambda step: step.number)
+
+
+def find_step(step: str) -> Step:
+    """The ablation step of that number or name. Raises UserError."""
+    steps = {key: found for found in list_steps() for key in (str(found.number), found.name)}
+    if step not in steps:
+        raise UserError(f"there is no ablation step {step!r}{did_you_mean(step, list(steps))} (`make list-steps`)")
+    return steps[step]
+
+
+def command_line_assignments(environ: Mapping[str, str] = os.environ) -> list[Assignment]:
+    """The settings among the variables of make's command line, with or without CONFIG_.
+
+    Raises UserError for a variable that is neither a symbol nor one of MAKE_VARIABLES.
+    """
+    assignments: dict[str, Assignment] = {}
+    symbols = settable_symbols()
+    for variable, value in command_line_variables(environ).items():
+        if variable in MAKE_VARIABLES:
+            continue
+        symbol = variable.removeprefix("CONFIG_")
+        if symbol not in symbols:
+            hint = did_you_mean(symbol.upper(), [*symbols, *MAKE_VARIABLES])
+            own = ", ".join(MAKE_VARIABLES)
+            raise UserError(f"command line: {variable}={value!r}: neither a symbol nor one of {own}{hint}")
+        if symbol in assignments:
+            raise UserError(f"command line: {symbol} is given twice, with and without CONFIG_")
+        assignments[symbol] = Assignment(symbol, value, "command line")
+    return list(assignments.values())
+
+
+def assignment(text: str) -> Assignment:
+    """A setting that a script was given as an argument, "SYMBOL=value", with or without CONFIG_. Raises UserError."""
+    symbol, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"command line: {text!r}: write SYMBOL=value")
+    return Assignment(symbol.removeprefix("CONFIG_"), value, "command line")
+
+
+def refuse_assignments(command: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise UserError if make's command line has settings, which this command has no use for."""
+    if assignments := command_line_assignments(environ):
+        names = ", ".join(assignment.symbol for assignment in assignments)
+        raise UserError(f"make {command} takes no settings on its command line: {names}")
+
+
+def command_line_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Name -> value of the variables on make's command line, in no particular order.
+
+    In MAKEFLAGS they come last, after `--`, with `$` doubled and a backslash before each blank and backslash.
+    """
+    words = _WORD.findall(environ.get("MAKEFLAGS", ""))
+    variables = {}
+    for word in words[words.index("--") + 1 :] if "--" in words else []:
+        plain = re.sub(r"\\(.)", r"\1", word, flags=re.DOTALL).replace("$$", "$")
+        match = _VARIABLE.fullmatch(plain)
+        if match is None:
+            raise UserError(f"command line: {plain!r}: write NAME=value")
+        variables[match[1]] = match[2]
+    return variables

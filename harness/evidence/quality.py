@@ -1,0 +1,204 @@
+"""The RA v5 plan's quick quality test: is a variant as good as its reference, do its gates move, does it stay finite?
+
+The variant and its reference (the first STEP_REFERENCE of its step) train on identical batches, seed by seed, as an
+ordinary experiment below results/: stopped and started again it goes on, and `make report` reads it. Then the seed's
+three criteria are judged, noise taken into account. Each is PASS, FAIL or UNDECIDED:
+
+- Validation loss at most the reference's. On the paired differences over seeds, variant minus reference, with the
+  margin of harness/evidence/stats.py below which two losses are equivalent (0.05 %): PASS if the whole 95 % interval of
+  the mean lies below the margin; else FAIL if it lies above 0: worse, and too much to be equivalent; else UNDECIDED.
+  Below three seeds always UNDECIDED: two differences hardly tell their own spread, and one tells nothing.
+- Some heads learn w_rec > 0.1, at the end of training. PASS if every seed has such a head, FAIL if none has, UNDECIDED
+  in between. Not judged where there is no such gate, nor in the direct fold, where it starts at 1.
+- No NaN or infinity: FAIL if a run of the variant or of its reference was stopped by one, else PASS.
+
+The verdict is FAIL if a criterion is, else UNDECIDED if one is, else PASS. UNDECIDED is no failure: more seeds or more
+steps may decide. The baseline has no reference and no gates, and is tested for finite numbers alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2.base.errors import UserError
+from gpt2.dotconfig import Assignment, Resolved
+from harness.configure.kconfig import find_step, overlay
+from harness.configure.plan import Plan, make_plan
+from harness.evidence.stats import METRICS, MIN_SEEDS, paired_test
+from harness.evidence.store import Experiment, RunRecord
+
+STEPS = {"baseline": "baseline", "ra_v5": "ra-v5-eager", "ra_mla": "ra-mla", "mla": "mla"}
+"""Ablation step that trains a model, by the model's name."""
+
+GATE = "w_rec"
+GATE_THRESHOLD = 0.1
+"""The RA v5 plan's: a head above this has learned to use reciprocity."""
+
+PASS, FAIL, UNDECIDED = "PASS", "FAIL", "UNDECIDED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedResult:
+    """One seed's pair. What a run did not get to is None."""
+
+    seed: int
+    val_loss: float | None
+    """nats/token, at the end."""
+
+    reference_val_loss: float | None
+    peak_mem_gib: float | None
+    reference_peak_mem_gib: float | None
+    w_rec: tuple[float, ...] | None
+    """Of every head, layer by layer; None where there is no such gate."""
+
+    nonfinite: tuple[str, ...]
+    """For each run of the pair that met a NaN or an infinity: its name and what it was."""
+
+    @property
+    def delta(self) -> float | None:
+        """Loss minus the reference's."""
+        return (
+            None
+            if self.val_loss is None or self.reference_val_loss is None
+            else self.val_loss - self.reference_val_loss
+        )
+
+    @property
+    def heads_above(self) -> int | None:
+        """Heads whose w_rec is above GATE_THRESHOLD."""
+        return None if self.w_rec is None else sum(w > GATE_THRESHOLD for w in self.w_rec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """One of the RA v5 plan's criteria, judged."""
+
+    name: str
+    verdict: str
+    """PASS, FAIL or UNDECIDED."""
+
+    evidence: str
+    """What it rests on, in a few words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """The outcome of a quick quality test."""
+
+    step: str
+    reference: str | None
+    seeds: tuple[SeedResult, ...]
+    criteria: tuple[Criterion, ...]
+    verdict: str
+    """PASS, FAIL or UNDECIDED."""
+
+
+def reference_of(model: str) -> str | None:
+    """The step that a model is compared with, or None."""
+    settings = {a.symbol: a.value for a in find_step(STEPS[model]).assignments()}
+    return settings["STEP_REFERENCE"].split(",")[0] or None
+
+
+def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) -> Plan:
+    """The runs of a test: a model and its reference over the seeds of `base`, with `overrides` on top.
+
+    Unless they name it, the experiment is quality-<model>-R<R>-<steps>, without R where the model has none. Raises
+    UserError where they do not fit.
+    """
+    steps = ",".join(filter(None, [reference_of(model), STEPS[model]]))
+    pair = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps, "ABLATION_SWEEP": ""}
+    resolved = overlay(base, overrides, _assignments(pair))
+    if not any(a.symbol == "MODEL_NAME" for a in overrides):
+        R = f"-R{resolved.symbols['RA_V5_R']}" if model.startswith("ra") else ""
+        resolved = overlay(
+            resolved, _assignments({"MODEL_NAME": f"quality-{model}{R}-{resolved.symbols['MAX_ITERS']}"})
+        )
+    return make_plan(resolved)
+
+
+def _assignments(settings: dict[str, str]) -> list[Assignment]:
+    return [Assignment(symbol, value, "quick quality test") for symbol, value in settings.items()]
+
+
+def assess(experiment: Experiment, model: str, seeds: Sequence[int]) -> Quality:
+    """Judge the finished runs of a test. UserError where one ended otherwise than done or with a NaN."""
+    step, reference = STEPS[model], reference_of(model)
+    runs = {(arm.step, run.seed): run for arm in experiment.arms for run in arm.runs}
+    results = tuple(
+        _seed_result(seed, runs[step, seed], None if reference is None else runs[reference, seed]) for seed in seeds
+    )
+    criteria = [_judge_finite(results)]
+    if reference is not None:
+        criteria.append(_judge_loss(results))
+    direct = experiment.settings.get("RA_V5_FOLD_DIRECT") == "y"
+    if any(result.w_rec is not None for result in results) and not direct:
+        criteria.append(_judge_gates(results))
+    verdicts = [criterion.verdict for criterion in criteria]
+    verdict = next((v for v in (FAIL, UNDECIDED) if v in verdicts), PASS)
+    return Quality(step=step, reference=reference, seeds=results, criteria=tuple(criteria), verdict=verdict)
+
+
+def _seed_result(seed: int, run: RunRecord, reference: RunRecord | None) -> SeedResult:
+    nonfinite = []
+    for each in filter(None, (reference, run)):
+        events = [line for line in each.metrics if line["kind"] == "event" and line["event"] == "nonfinite"]
+        if each.status == "failed" and events:
+            nonfinite.append(f"{each.name}: {events[-1]['message']}")
+        elif each.status != "done":
+            raise UserError(f"{each.path}: the run is {each.status}, so there is nothing to judge; see its train.log")
+    gate = (run.summary or {})["gates"].get(GATE)
+    return SeedResult(
+        seed=seed,
+        val_loss=_loss(run),
+        reference_val_loss=None if reference is None else _loss(reference),
+        peak_mem_gib=run.value("peak_mem_gib"),
+        reference_peak_mem_gib=None if reference is None else reference.value("peak_mem_gib"),
+        w_rec=None if gate is None else tuple(w for layer in gate for w in layer),
+        nonfinite=tuple(nonfinite),
+    )
+
+
+def _loss(run: RunRecord) -> float | None:
+    """The loss at the end; what a run that was stopped by a NaN had last is not that."""
+    return run.value("val_loss") if run.status == "done" else None
+
+
+def _judge_finite(results: Sequence[SeedResult]) -> Criterion:
+    found = [message for result in results for message in result.nonfinite]
+    return Criterion(name="no NaN/Inf", verdict=FAIL if found else PASS, evidence="; ".join(found) or "none")
+
+
+def _judge_loss(results: Sequence[SeedResult]) -> Criterion:
+    """The first criterion of this module's docstring."""
+    deltas = [result.delta for result in results if result.delta is not None]
+    test = paired_test(deltas)
+    name = "val loss <= reference"
+    if test.mean is None:
+        return Criterion(name=name, verdict=UNDECIDED, evidence="no seed has finished on both sides")
+    mean = f"difference {test.mean:+.2g}"
+    if test.ci_low is None or test.ci_high is None:
+        return Criterion(name=name, verdict=UNDECIDED, evidence=f"{mean} with one seed, which shows nothing")
+    share = next(metric.margin for metric in METRICS if metric.name == "val_loss")
+    references = [r.reference_val_loss for r in results if r.delta is not None and r.reference_val_loss is not None]
+    margin = share * statistics.fmean(references)
+    evidence = f"{mean}, 95 % interval {test.ci_low:+.2g} to {test.ci_high:+.2g}, n={len(deltas)}, margin {margin:.2g}"
+    if len(deltas) < MIN_SEEDS:
+        return Criterion(name=name, verdict=UNDECIDED, evidence=f"{evidence}; {MIN_SEEDS} seeds are the least")
+    verdict = PASS if test.ci_high < margin else FAIL if test.ci_low > 0 else UNDECIDED
+    return Criterion(name=name, verdict=verdict, evidence=evidence)
+
+
+def _judge_gates(results: Sequence[SeedResult]) -> Criterion:
+    above = [result.heads_above or 0 for result in results]
+    verdict = PASS if all(above) else UNDECIDED if any(above) else FAIL
+    heads = max(len(result.w_rec or ()) for result in results)
+    evidence = f"{', '.join(map(str, above))} of {heads} heads"
+    return Criterion(name=f"some {GATE} > {GATE_THRESHOLD}", verdict=verdict, evidence=evidence)
+
+
+def quality_json(directory: Path) -> Path:
+    """Where the outcome is kept, in the experiment's directory."""
+    return directory / "quality.json"

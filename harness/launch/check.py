@@ -1,0 +1,82 @@
+"""`make check`: every planned run tried out on the CPU before hours are spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gpt2.base.errors import UserError, one_line
+from gpt2.checks.dry_run import DryRun, dry_run
+from gpt2.data.prepare import dataset_status
+from harness.configure.plan import Plan, PlannedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How a planned run did."""
+
+    run: PlannedRun
+    result: DryRun | None
+    """None if it failed."""
+
+    data: str
+    """Whether its data is there, or what will make it so."""
+
+    error: str | None
+    """Why it failed, one line."""
+
+
+def check_plan(plan: Plan) -> Iterator[Check]:
+    """Dry-run every run of a plan, going on after failures.
+
+    Runs that differ in nothing but their seed are one model, and are tried once.
+    """
+    tried: dict[str, DryRun | str] = {}
+    for run in plan.runs:
+        identity = run.config.identity()
+        del identity["SEED"]
+        key = repr(sorted(identity.items()))
+        if key not in tried:
+            tried[key] = _try(run)
+        outcome = tried[key]
+        try:
+            _, data = dataset_status(run.config.data)
+        except UserError as error:
+            data, outcome = "", str(error)
+        if isinstance(outcome, DryRun):
+            yield Check(run=run, result=outcome, data=data, error=None)
+        else:
+            yield Check(run=run, result=None, data=data, error=outcome)
+
+
+def print_checks(plan: Plan) -> int:
+    """Dry-run a plan, a line per run and one for the whole. Returns how many failed."""
+    width = max(len(run.name) for run in plan.runs)
+    failed = 0
+    disk = flops = memory = 0.0
+    data: dict[str, None] = {}
+    for check in check_plan(plan):
+        if check.result is None:
+            failed += 1
+            print(f"FAIL  {check.run.name:{width}}  {check.error}", flush=True)
+            continue
+        print(f"ok    {check.run.name:{width}}  {check.result.describe()}", flush=True)
+        disk += check.result.checkpoint_gib
+        flops += check.result.flops
+        memory = max(memory, check.result.memory_gib)
+        data[check.data] = None
+    for line in data:
+        print(f"data: {line}")
+    print(
+        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {disk:.1f} GiB of checkpoints, "
+        f"at most about {memory:.1f} GiB of GPU memory",
+        flush=True,
+    )
+    return failed
+
+
+def _try(run: PlannedRun) -> DryRun | str:
+    try:
+        return dry_run(run.config)
+    except Exception as error:  # whatever an arm does wrong is this arm's failure: the others are still tried
+        return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"

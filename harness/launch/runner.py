@@ -1,0 +1,157 @@
+"""Running what a plan asks for and is not yet done, one run after another.
+
+A finished run is not run again, an unfinished one is continued, a directory that holds another run is refused before
+anything starts. A run that fails is reported and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gpt2.base.errors import UserError
+from gpt2.base.files import read_json
+from gpt2.data.dataset import open_dataset
+from gpt2.data.prepare import dataset_status, is_local, prepare
+from gpt2.dotconfig import Assignment
+from gpt2.run.record import check_identity, run_identity
+from harness.configure.plan import Plan, PlannedRun, remember_experiment
+from harness.evidence.store import load_experiment, write_summary_csv
+from harness.launch.launchers import POLL_S, start_local
+from harness.launch.terminal import LiveView, progress_bar
+
+
+def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
+    """Run a plan. Returns 0 if every run is done, 1 if one failed, 130 if it was interrupted.
+
+    Raises UserError before anything is run if data is missing, or a directory holds another run.
+    """
+    prepare_data(plan)
+    # Opened once: the runs of a plan mostly share one data set.
+    datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
+    for run in plan.runs:
+        check_identity(run.path, run_identity(run.config, datasets[run.config.data]))
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    plan.base.write(plan.directory / "config")
+    remember_experiment(plan)
+
+    failed = 0
+    with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, sigterm_is_ctrl_c():
+        for run in plan.runs:
+            if run.is_done:
+                view.skipped(run.name)
+                continue
+            view.started(run.name)
+            status, reason = _run_one(run, [f"{a.symbol}={a.value}" for a in overrides], view)
+            view.ended(run.name, status, reason)
+            write_summary_csv(load_experiment(plan.directory))
+            if status == "interrupted":
+                return 130
+            failed += status == "failed"
+    return 1 if failed else 0
+
+
+def prepare_data(plan: Plan) -> None:
+    """Prepare the data sets of a plan that are made from what is on this machine. UserError where one is missing."""
+    for config in dict.fromkeys(run.config.data for run in plan.runs):
+        ready, message = dataset_status(config)
+        if ready:
+            continue
+        if not is_local(config):
+            raise UserError(f"DATASET_{config.dataset.upper()}: {message}")
+        with progress_bar(f"{config.dataset}, {config.tokenizer} tokens") as report:
+            prepare(config, report)
+
+
+def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple[str, str]:
+    """Train one run to its end. Returns its status (done, failed, interrupted) and, if it failed, why."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.resolved.write(run.path / "config")
+    (run.path / "summary.json").unlink(missing_ok=True)  # of the attempt that did not finish
+    tail = MetricsTail(run.path / "metrics.jsonl")
+    log_start = _size(run.path / "train.log")
+    trainer = start_local(run, overrides)
+    interrupts = 0
+    while trainer.poll() is None:
+        try:
+            for line in tail.lines():
+                view.update(run.name, line)
+            time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            interrupts += 1
+            if interrupts == 1:
+                view.say("stopping at the next step, with a checkpoint; Ctrl-C again to kill")
+                trainer.send_signal(signal.SIGINT)
+            else:
+                trainer.send_signal(signal.SIGKILL)
+    for line in tail.lines():
+        view.update(run.name, line)
+    if interrupts:
+        return "interrupted", ""
+    if run.is_done:
+        return "done", ""
+    assert trainer.returncode is not None
+    return "failed", why_it_failed(run.path, trainer.returncode, log_start)
+
+
+def why_it_failed(path: Path, exitcode: int, log_start: int = 0) -> str:
+    """What a trainer's summary says of it, or the last line that it printed from `log_start` of its log on."""
+    log = path / "train.log"
+    if exitcode == 1 and (path / "summary.json").exists():
+        summary = read_json(path / "summary.json")
+        if summary["status"] == "failed":
+            return f"{summary['error']} ({log})"
+    with log.open("rb") as file:
+        file.seek(log_start)
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    # Of two trainers in one directory the other goes on printing.
+    errors = [line for line in lines if line.startswith("error: ")]
+    last = (errors or lines or ["printed nothing"])[-1].removeprefix("error: ")
+    if exitcode < 0:
+        last = f"killed by {signal.Signals(-exitcode).name}; {last}"
+    return f"{last} ({log})"
+
+
+class MetricsTail:
+    """Reads what is appended to a metrics.jsonl, whole lines only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = _size(path)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The lines that have come since the last call."""
+        if _size(self._path) < self._position:  # a resumed run has cut off half a line
+            self._position = _size(self._path)
+        if _size(self._path) == self._position:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._position += len(line)
+                yield json.loads(line)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def sigterm_is_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM stop a run as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,176 @@
+"""What a command shows while it works: something live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import rich.progress
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gpt2.base.progress import Progress
+
+PLAIN_EVERY_S = 10.0
+"""Where the output is no terminal, a line of progress at most this often."""
+
+
+def heading(title: str, command: str) -> None:
+    """Announce a part of several, and the command that does this part alone."""
+    Console(highlight=False).print(f"\n[bold]{title}[/] [dim]({command})[/]")
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A bar on a terminal; elsewhere a line for each tenth of the work."""
+    console = Console()
+    if console.is_terminal:
+        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+        with rich.progress.Progress(*columns, TextColumn("{task.fields[line]}"), console=console) as progress:
+            task = progress.add_task(title, total=1.0, line="")
+            yield lambda share, line: progress.update(task, completed=share, line=line)
+        return
+
+    tenths = -1
+
+    def print_tenths(share: float, line: str) -> None:
+        nonlocal tenths
+        if int(share * 10) > tenths:
+            tenths = int(share * 10)
+            print(f"{title}: {share:.0%}, {line}", flush=True)
+
+    yield print_tenths
+
+
+class LiveView:
+    """The course of an ablation: run k of n, step, loss, tokens/s, and when the run and the whole will be done.
+
+    `runs`: name and number of steps of each, in order. What is finished is a line that stays.
+    """
+
+    def __init__(self, runs: Sequence[tuple[str, int]], console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._iters = dict(runs)
+        self._left = dict(runs)
+        self._number = {name: k for k, (name, _) in enumerate(runs, 1)}
+        self._seconds_per_step: dict[str, float] = {}
+        self._name = ""
+        self._phase = ""
+        self._train: dict[str, Any] = {}
+        self._val_loss: float | None = None
+        self._started = 0.0
+        self._first: tuple[int, float] | None = None
+        self._last_plain = 0.0
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveView:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(message))
+
+    def skipped(self, name: str) -> None:
+        """A run is done already."""
+        self._left[name] = 0
+        self._line(name, "done", "earlier", "dim")
+
+    def started(self, name: str) -> None:
+        """A run begins."""
+        self._name, self._phase, self._train, self._val_loss, self._first = name, "starting", {}, None, None
+        self._started = time.monotonic()
+        if not self._console.is_terminal:
+            self._line(name, "started", "")
+
+    def update(self, name: str, line: dict[str, Any]) -> None:
+        """A run has written a line of metrics.jsonl."""
+        now = time.monotonic()
+        if line["kind"] == "event":
+            self._phase = line["message"]
+            if line["event"] in ("compile_fallback", "resume", "damaged", "nonfinite"):
+                self._line(name, "note", line["message"], "yellow")
+        elif line["kind"] == "eval":
+            self._val_loss = line["val_loss"]
+        elif line["kind"] == "train":
+            self._phase, self._train = "", line
+            self._left[name] = self._iters[name] - line["step"]
+            if self._first is None:
+                self._first = (line["step"], now)
+            elif line["step"] > self._first[0]:
+                # Of the wall clock, evaluations and checkpoints included.
+                self._seconds_per_step[name] = (now - self._first[1]) / (line["step"] - self._first[0])
+            if not self._console.is_terminal and now - self._last_plain >= PLAIN_EVERY_S:
+                self._last_plain = now
+                self._line(name, "running", self._numbers())
+
+    def ended(self, name: str, status: str, reason: str) -> None:
+        """A run has ended: done, failed or interrupted."""
+        self._left[name] = 0
+        self._name = ""
+        took = _duration(time.monotonic() - self._started)
+        if status == "done":
+            self._line(name, "done", f"{self._losses()}, {took}", "green")
+        elif status == "failed":
+            self._line(name, "FAILED", f"after {took}: {reason}", "bold red")
+        else:
+            self._line(name, status, f"after {took}; `make continue` goes on", "yellow")
+
+    def _line(self, name: str, what: str, rest: str, style: str = "") -> None:
+        of = f"[{self._number[name]}/{len(self._number)}]"
+        self._console.print(f"{escape(of)} {escape(name)}: [{style or 'none'}]{what}[/] {escape(rest)}".rstrip())
+
+    def _losses(self) -> str:
+        loss = self._train.get("loss")
+        parts = [] if self._val_loss is None else [f"val_loss {self._val_loss:.4f}"]
+        parts += [] if loss is None else [f"loss {loss:.4f}"]
+        return ", ".join(parts) or "no loss yet"
+
+    def _numbers(self) -> str:
+        step, speed = self._train["step"], self._train["tokens_per_s"]
+        eta = f"{_duration(self._eta(self._name))} left, {_duration(self._eta_all())} in all"
+        return f"step {step}/{self._iters[self._name]}, {self._losses()}, {speed:,.0f} tokens/s, {eta}"
+
+    def _eta(self, name: str) -> float | None:
+        """Seconds that a run still takes, from its own pace, else from that of the same step, else of any."""
+        paces = self._seconds_per_step
+        same_step = [pace for other, pace in paces.items() if other.split("/")[0] == name.split("/")[0]]
+        known = [paces[name]] if name in paces else same_step or list(paces.values())
+        return known[-1] * self._left[name] if known else None
+
+    def _eta_all(self) -> float | None:
+        each = [self._eta(name) for name, left in self._left.items() if left]
+        return None if None in each else sum(seconds for seconds in each if seconds is not None)
+
+    def _render(self) -> RenderableType:
+        if not self._name:
+            return Text("")
+        step, iters = self._train.get("step", 0), self._iters[self._name]
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(
+            Text(f"[{self._number[self._name]}/{len(self._number)}] {self._name}", style="bold"),
+            ProgressBar(total=iters, completed=step, width=20),
+            Text(f"{step}/{iters}"),
+            Text(f"{_duration(self._eta(self._name))} left"),
+        )
+        detail = self._phase or f"{self._losses()}, {self._train['tokens_per_s']:,.0f} tokens/s"
+        return Group(grid, Text(f"  {detail}; {_duration(self._eta_all())} for all runs", style="dim"))
+
+
+def _duration(seconds: float | None) -> str:
+    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,321 @@
+"""The report of an experiment: report.md and report.html, from the runs' files alone.
+
+    python -m scripts.report [EXPERIMENT_DIR]
+
+The HTML is one file with its figures inside, and needs no network. Both formats are made of the same `Report`, so that
+they cannot disagree. An ablation that is not finished gets a report too, which says so.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rich.table
+from markupsafe import Markup
+from rich.console import Console
+from rich.text import Text
+
+from gpt2.base.errors import UserError
+from gpt2.base.files import write_text
+from gpt2.dotconfig import load
+from harness.configure.plan import make_plan
+from harness.evidence.stats import (
+    MIN_SEEDS,
+    Comparison,
+    compare,
+    contamination,
+    identity,
+    reference_of,
+    write_comparison_csv,
+)
+from harness.evidence.store import Experiment, write_summary_csv
+from harness.report.figures import Drawing, draw_figures
+from harness.report.pages import templates
+from harness.report.tables import (
+    DASH,
+    Table,
+    arm_table,
+    cost_table,
+    count,
+    differences_table,
+    loss_table,
+    mean_and_spread,
+    run_table,
+    signed,
+)
+
+PRINTED = ("step", "reference", "n", "Δ loss", "95 % interval", "verdict")
+"""Columns of the comparison that a terminal has room for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a report says."""
+
+    name: str
+    verdict: str
+    """One or two sentences: what a reader takes away who reads nothing else."""
+
+    partial: str
+    """What is not finished, as a sentence; empty where all is."""
+
+    warnings: Sequence[str]
+    facts: Sequence[tuple[str, str]]
+    """What was asked: name, value."""
+
+    comparison: Table
+    """The losses: what the verdict rests on."""
+
+    tables: Sequence[Table]
+    figures: Sequence[Drawing]
+    provenance: Sequence[tuple[str, str]]
+    commands: Sequence[str]
+    """What reproduces the experiment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A report, and where it lies."""
+
+    report: Report
+    paths: Sequence[Path]
+
+
+def write_report(experiment: Experiment) -> Written:
+    """Write summary.csv, comparison.csv, the figures, report.md and report.html."""
+    comparisons = compare(experiment)
+    figures = draw_figures(experiment, comparisons)
+    report = make_report(experiment, comparisons, figures)
+    paths = [write_summary_csv(experiment), write_comparison_csv(experiment, comparisons)]
+    for name in ("report.md", "report.html"):
+        path = experiment.path / name
+        write_text(path, render(report, name))
+        paths.append(path)
+    return Written(report=report, paths=[*paths, *(path for figure in figures for path in (figure.png, figure.svg))])
+
+
+def make_report(experiment: Experiment, comparisons: Sequence[Comparison], figures: Sequence[Drawing]) -> Report:
+    """Put into words what an experiment has shown so far."""
+    losses = [c for c in comparisons if c.metric.name == "val_loss"]
+    missing, doubts = _missing(experiment)
+    return Report(
+        name=experiment.name,
+        verdict=verdict(experiment, losses),
+        partial=_partial(experiment, missing),
+        warnings=[*doubts, *_warnings(experiment)],
+        facts=_facts(experiment),
+        comparison=loss_table(experiment, losses),
+        tables=[
+            cost_table(experiment, comparisons),
+            arm_table(experiment),
+            differences_table(experiment),
+            run_table(experiment),
+        ],
+        figures=figures,
+        provenance=_provenance(experiment),
+        commands=_commands(experiment),
+    )
+
+
+def render(report: Report, name: str) -> str:
+    """The text of "report.md" or "report.html"."""
+    is_html = name.endswith(".html")
+    # Markdown has no escaping of jinja's: everything that is put into the template passes through ours instead.
+    environment = templates(html=is_html, finalize=None if is_html else _escape_markdown)
+    environment.filters["data_uri"] = _data_uri
+    return environment.get_template(f"{name}.j2").render(report=report)
+
+
+def print_report(report: Report) -> None:
+    """Print the comparison, what speaks against it and the verdict. Fits 80 columns; the files hold the rest."""
+    console = Console(highlight=False)
+    comparison = report.comparison
+    shown = [comparison.columns.index(column) for column in PRINTED]
+    table = rich.table.Table(title=comparison.title, title_justify="left", box=None, pad_edge=False)
+    for index in shown:
+        is_text = index < comparison.text_columns
+        table.add_column(comparison.columns[index], justify="left" if is_text else "right", no_wrap=not is_text)
+    for row in comparison.rows:
+        table.add_row(*(Text(row[index]) for index in shown))
+    if comparison.rows:
+        console.print(table)
+    for sentence in (*(f"warning: {warning}" for warning in report.warnings), report.partial):
+        if sentence:
+            console.print(Text(sentence))
+    console.print(Text(report.verdict, style="bold"))
+
+
+def _escape_markdown(value: object) -> str:
+    """Text that Markdown shows as it is, in a table's cell too. What the template calls safe is left alone."""
+    if isinstance(value, Markup):
+        return value
+    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\`*_[]|#~$" else c for c in text)
+
+
+def _data_uri(path: Path) -> str:
+    """An SVG file as the address of an image. An image of its own keeps its ids and styles to itself."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+# The verdict
+
+
+def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
+    """One or two plain sentences on the final validation loss. That nothing can be said yet is a verdict too."""
+    titles = {arm.step: arm.title for arm in experiment.arms}
+    tested = [c for c in losses if c.n > 0]
+    if not tested:
+        return _verdict_without_pairs(experiment)
+    if max(c.n for c in tested) < MIN_SEEDS:
+        seeds = max(c.n for c in tested)
+        return (
+            f"Undecided: {count(seeds, 'seed')} cannot show a difference, the spread between seeds being as large as "
+            f"what is looked for. At least {MIN_SEEDS} are needed, 5 are better."
+        )
+    groups = []
+    for word in ("better", "worse", "equivalent", "undecided", "not comparable"):
+        members = [c for c in tested if c.verdict == word]
+        if members:
+            is_shown = word in ("better", "worse")
+            amounts = [f" ({_amount(c)} against {titles[c.reference]})" * is_shown for c in members]
+            said = "; ".join(titles[c.step] + amount for c, amount in zip(members, amounts, strict=True))
+            groups.append(f"{_WORDS[word]}: {said}.")
+    open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None]
+    if open_ones:
+        low, high = (f"{limit(open_ones):.4f}" for limit in (min, max))
+        size = low if low == high else f"{low} to {high}"
+        groups.append(f"Where undecided, these seeds would probably have shown a difference of {size} nats/token.")
+    return " ".join(groups)
+
+
+_WORDS = {
+    "better": "Lower validation loss",
+    "worse": "Higher validation loss",
+    "equivalent": "Equivalent in validation loss",
+    "undecided": "Undecided",
+    "not comparable": "Not comparable",
+}
+
+
+def _verdict_without_pairs(experiment: Experiment) -> str:
+    if not any(arm.done for arm in experiment.arms):
+        return "No verdict yet: no run has finished."
+    if len(experiment.arms) > 1:
+        return "No verdict yet: no arm and its reference have both finished with the same seed."
+    arm = experiment.arms[0]
+    loss = mean_and_spread([v for run in arm.done if (v := run.value("val_loss")) is not None], 4)
+    return f"Nothing to compare: {arm.title} is the only arm. Its final validation loss is {loss} nats/token."
+
+
+def _amount(c: Comparison) -> str:
+    """A difference in loss in absolute and relative terms."""
+    assert c.delta_mean is not None
+    relative = "" if c.relative is None else f", {signed(100 * c.relative, 2)} %"
+    return f"{signed(c.delta_mean, 4)} nats/token{relative}"
+
+
+# What was asked, and what went wrong
+
+
+def _partial(experiment: Experiment, missing: Sequence[str]) -> str:
+    done = sum(run.status == "done" for run in experiment.runs)
+    open_runs = [f"{run.name} ({run.status})" for run in experiment.runs if run.status != "done"]
+    open_runs += [f"{name} (not started)" for name in missing]
+    if not open_runs:
+        return ""
+    return f"This report is partial: {count(done, 'run')} done, {len(open_runs)} not: {', '.join(open_runs)}."
+
+
+def _missing(experiment: Experiment) -> tuple[list[str], list[str]]:
+    """Names of the runs that were asked for and have no directory, and a warning where that cannot be told."""
+    path = experiment.path / "config"
+    if not path.exists():  # trained by hand: nothing else was asked for
+        return [], []
+    try:
+        planned = make_plan(load(path)).runs
+    except UserError as error:
+        return [], [f"whether runs are missing cannot be told, this code no longer takes their configuration: {error}"]
+    there = {run.name for run in experiment.runs}
+    return [run.name for run in planned if run.name not in there], []
+
+
+def _warnings(experiment: Experiment) -> list[str]:
+    found = contamination(experiment)
+    for run in experiment.runs:
+        summary, provenance = run.summary or {}, run.provenance or {}
+        if run.status == "failed":
+            found.append(f"{run.name} failed: {summary['error']}")
+        found += [f"{run.name}: {message}" for message in summary.get("events", [])]
+        for resumed in provenance.get("resumed", []):
+            for part in ("versions", "code", "hardware"):
+                if resumed[part] != provenance[part]:
+                    found.append(f"{run.name}: was resumed at step {resumed['step']} with other {part} than it began")
+    for arm in experiment.arms:
+        _, note = reference_of(arm, experiment)
+        if note:
+            found.append(f"{arm.step}: {note}")
+    return found
+
+
+def _facts(experiment: Experiment) -> list[tuple[str, str]]:
+    started = [run for run in experiment.runs if run.provenance is not None]
+    facts = [
+        ("Arms", "; ".join(arm.title for arm in experiment.arms)),
+        ("Seeds", ", ".join(map(str, sorted({run.seed for run in experiment.runs})))),
+    ]
+    if started:
+        provenance = started[0].provenance or {}
+        data, settings = provenance["data"], identity(experiment.arms[0])
+        facts.append(("Data", f"{data['dataset']}, tokenizer {data['tokenizer']}, {data['train_tokens']:,} tokens"))
+        shape = [f"{settings[s]} {word}" for s, word in _SHAPE if s in settings]
+        facts.append(("Model", ", ".join(shape) or DASH))
+    facts.append(("Parameters", _range(experiment, "params", "{:,.0f}")))
+    facts.append(("Tokens per run", _range(experiment, "tokens", "{:,.0f}")))
+    facts.append(("Steps per run", _range(experiment, "iters", "{:,.0f}")))
+    return facts
+
+
+_SHAPE = [("N_LAYER", "layers"), ("N_HEAD", "heads"), ("N_EMBD", "wide"), ("BLOCK_SIZE", "tokens of context")]
+
+
+def _range(experiment: Experiment, metric: str, form: str) -> str:
+    """The value that finished runs share, or the range of their values."""
+    values = {v for run in experiment.runs if run.status == "done" and (v := run.value(metric)) is not None}
+    return " to ".join(form.format(v) for v in dict.fromkeys([min(values), max(values)])) if values else DASH
+
+
+def _provenance(experiment: Experiment) -> list[tuple[str, str]]:
+    """Each fact with every value that occurs in the experiment."""
+    started = [run.provenance for run in experiment.runs if run.provenance is not None]
+
+    def values(get: Callable[[dict[str, Any]], object]) -> str:
+        return "; ".join(dict.fromkeys(str(get(p)) for p in started if get(p) is not None)) or DASH
+
+    versions = dict.fromkeys(name for p in started for name in p["versions"])
+    return [
+        ("Commit", values(lambda p: f"{p['code']['commit']}{' with uncommitted changes' * bool(p['code']['dirty'])}")),
+        ("Device", values(lambda p: p["hardware"]["device_name"])),
+        ("Processor", values(lambda p: f"{p['hardware']['cpu']}, {p['hardware']['cores']} cores")),
+        ("Driver", values(lambda p: p["hardware"]["driver"])),
+        *((name, values(lambda p, name=name: p["versions"].get(name))) for name in versions),  # type: ignore[misc]
+        ("Data hash", values(lambda p: p["data"]["hash"])),
+        ("Started", min((str(p["started"]) for p in started), default=DASH)),
+    ]
+
+
+def _commands(experiment: Experiment) -> list[str]:
+    commits = {str(run.provenance["code"]["commit"]) for run in experiment.runs if run.provenance is not None}
+    checkout = [f"git checkout {commit}" for commit in sorted(commits - {"None"})[:1]]
+    directory = f"{experiment.settings.get('RESULTS_DIR', 'results')}/{experiment.name}"
+    return [
+        *checkout,
+        f"cp {directory}/config .config",
+        "make check",
+        "make MODEL_NAME=again",
+        "make report MODEL_NAME=again",
+    ]

@@ -1,0 +1,207 @@
+"""The tables of a report, and how numbers are written in it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.evidence.stats import ALPHA, MIN_SEEDS, Comparison, identity_differences, reference_of
+from harness.evidence.store import Experiment, RunRecord, compile_ran
+
+DASH = "–"  # noqa: RUF001 - an empty cell
+MINUS = "−"  # noqa: RUF001 - as wide as the plus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+    """So many columns from the left hold text; the rest hold numbers or short words."""
+
+    note: str = ""
+    """One paragraph below it."""
+
+
+def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
+    """The losses of each arm and its reference: what the verdict rests on."""
+    titles = {arm.step: arm.title for arm in experiment.arms}
+    rows = [
+        [
+            titles[c.step],
+            titles[c.reference],
+            str(c.n),
+            signed(c.delta_mean, 4),
+            DASH if c.relative is None else f"{signed(100 * c.relative, 2)} %",
+            _interval(c, 4),
+            _p(c.p_value),
+            _p(c.p_holm),
+            DASH if c.detectable is None else f"{c.detectable:.4f}",
+            c.verdict,
+            c.note,
+        ]
+        for c in losses
+    ]
+    columns = [
+        "step",
+        "reference",
+        "n",
+        "Δ loss",
+        "Δ %",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+        "detectable",
+        "verdict",
+        "note",
+    ]
+    return Table(
+        title="Validation loss against the reference",
+        columns=columns,
+        rows=rows,
+        text_columns=2,
+        note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
+        "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
+        f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
+        "show with probability 0.8, as one of so many comparisons. Same: the whole interval lies within 0.05 % of "
+        "the loss.",
+    )
+
+
+def cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Table:
+    """Time and memory of each arm and its reference."""
+    titles = {arm.step: arm.title for arm in experiment.arms}
+    rows = [
+        [
+            titles[c.step],
+            titles[c.reference],
+            c.metric.label,
+            str(c.n),
+            f"{c.reference_mean:.4g} {c.metric.unit}",
+            DASH if c.relative is None else f"{signed(100 * c.relative, 2)} %",
+            _interval_percent(c),
+            c.verdict,
+            c.note,
+        ]
+        for c in comparisons
+        if c.metric.name in ("ms_per_step", "peak_mem_gib") and c.n > 0
+    ]
+    return Table(
+        title="Cost against the reference",
+        columns=["step", "reference", "of", "n", "reference's", "Δ %", "95 % interval", "verdict", "note"],
+        rows=rows,
+        text_columns=3,
+        note="Lower is better. Same: the whole interval lies within 1 %. Costs are compared only where both sides ran "
+        "on the same device with the same compile setting. Throughput and training time are in comparison.csv.",
+    )
+
+
+def arm_table(experiment: Experiment) -> Table:
+    """Every arm's figures, over its finished seeds."""
+    digits = {"val_loss": 4, "val_bpb": 4, "ms_per_step": 1, "tokens_per_s": 0, "mfu": 3, "peak_mem_gib": 2}
+    rows = []
+    for arm in experiment.arms:
+        values = [[v for run in arm.done if (v := run.value(metric)) is not None] for metric in digits]
+        cells = [mean_and_spread(of, d) for of, d in zip(values, digits.values(), strict=True)]
+        compiled = ", ".join(sorted({str(compile_ran(run)) for run in arm.done})) or DASH
+        rows.append([arm.title, arm.step, compiled, f"{len(arm.done)} of {len(arm.runs)}", *cells])
+    return Table(
+        title="Arms",
+        columns=["arm", "step", "compiled", "done", "val. loss", "bits/byte", "ms/step", "tokens/s", "MFU", "GiB"],
+        rows=rows,
+        text_columns=3,
+        note="Mean over finished seeds ± standard deviation between them. The spread of the paired differences, which "
+        "the comparison rests on, is usually smaller.",
+    )
+
+
+def run_table(experiment: Experiment) -> Table:
+    """Every run's figures."""
+
+    def cell(run: RunRecord, metric: str, form: str) -> str:
+        value = run.value(metric)
+        return DASH if value is None else form.format(value)
+
+    forms = {"iters": "{:,.0f}", "val_loss": "{:.4f}", "train_loss": "{:.4f}", "ms_per_step": "{:.1f}"}
+    forms |= {"peak_mem_gib": "{:.2f}", "train_time_s": "{:,.0f}"}
+    return Table(
+        title="Runs",
+        columns=["run", "status", "steps", "val. loss", "train loss", "ms/step", "GiB", "seconds", "config"],
+        rows=[
+            [
+                run.name,
+                run.status,
+                *(cell(run, metric, form) for metric, form in forms.items()),
+                str((run.provenance or {}).get("config_hash", DASH))[:8],
+            ]
+            for run in experiment.runs
+        ],
+        text_columns=2,
+    )
+
+
+def differences_table(experiment: Experiment) -> Table:
+    """The settings in which an arm and its reference differ."""
+    rows = []
+    for arm in experiment.arms:
+        other, _ = reference_of(arm, experiment)
+        if other is not None:
+            rows += [
+                [arm.title, other.title, d.symbol, _value(d.value), _value(d.reference_value)]
+                for d in identity_differences(arm, other)
+            ]
+    return Table(
+        title="In what each arm differs from its reference",
+        columns=["step", "reference", "setting", "step's", "reference's"],
+        rows=rows,
+        text_columns=5,
+        note="Every setting that affects the numbers and is not the same on both sides.",
+    )
+
+
+# Numbers as text
+
+
+def signed(value: float | None, digits: int) -> str:
+    """A number with its sign, or a dash."""
+    return DASH if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
+
+
+def _interval(c: Comparison, digits: int) -> str:
+    if c.ci_low is None or c.ci_high is None:
+        return DASH
+    return f"{signed(c.ci_low, digits)} to {signed(c.ci_high, digits)}"
+
+
+def _interval_percent(c: Comparison) -> str:
+    if c.ci_low is None or c.ci_high is None or not c.reference_mean:
+        return DASH
+    low, high = (signed(100 * bound / c.reference_mean, 2) for bound in (c.ci_low, c.ci_high))
+    return f"{low} to {high}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return DASH
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def mean_and_spread(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation, of one value the value, of none a dash."""
+    if not values:
+        return DASH
+    mean = f"{statistics.fmean(values):,.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
+
+
+def _value(value: object) -> str:
+    return DASH if value is None else str(value)
+
+
+def count(n: int, noun: str) -> str:
+    """So many of them: "1 run", "2 runs"."""
+    return f"{n} {noun}{'s' * (n != 1)}"

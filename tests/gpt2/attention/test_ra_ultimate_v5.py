@@ -1,0 +1,494 @@
+"""RA v5: the folds against the formula, gates, the discoverability bias, and a fold in eval mode that is never stale.
+
+Known limit: edits through `.data` raise no version counter, so the kept fold does not see them before the next
+`.train()`, `.eval()` or `.to()`. Steps of torch's optimizers, `load_state_dict`, edits under no_grad are seen at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gpt2.attention.baseline import CausalSelfAttention
+from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5
+from gpt2.attention.shared import LayerCache
+from gpt2.config import GPTConfig, SettingError
+from gpt2.model import GPT
+from tests.gpt2.variants import explicit_attention, small_config, small_model
+
+B, T, C, H, R = 2, 10, 32, 4, 3
+D = C // H
+BASELINE_GATE = {"lerp": 0.0, "direct": 1.0}
+MIXED = torch.tensor([-0.3, 0.1, 0.7, 1.2])
+
+
+def attention(fold: str = "lerp", dtype: torch.dtype = torch.float64, **options: object) -> UltimateRAv5:
+    torch.manual_seed(0)
+    layer = UltimateRAv5(C, H, 16, R=R, fold=fold, **options).to(dtype)  # type: ignore[arg-type]
+    if layer.d_bias is not None:
+        nn.init.normal_(layer.d_bias)
+    return layer
+
+
+def tokens(dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
+    return torch.randn(B, T, C, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def explicit(layer: UltimateRAv5, x: Tensor, w_std: Tensor, w_rec: Tensor) -> Tensor:
+    """The score's definition on activations: nothing is folded here, and a bias is a whole T x T matrix."""
+    projected = x @ layer.c_attn.weight.T
+    if layer.c_attn.bias is not None:
+        projected = projected + layer.c_attn.bias
+    q, k, v = (t.view(B, T, H, D).transpose(1, 2) for t in projected.split(C, dim=-1))
+    w_std, g = w_std.view(-1, 1, 1), w_rec.view(-1, 1, 1)
+    q_std, q_low, k_std, k_low = q[..., :-R], q[..., -R:], k[..., :-R], k[..., -R:]
+    if layer.fold == "direct":
+        scores = w_std * (q_std @ k_std.transpose(-2, -1)) + g * (q_low @ k_low.transpose(-2, -1))
+    else:
+        qf = torch.cat([q_std, (1 - g) * q_low + g * k_low], dim=-1)
+        kf = torch.cat([k_std, (1 - g) * k_low + g * q_low], dim=-1)
+        scores = w_std * (qf @ kf.transpose(-2, -1))
+    scores = scores / math.sqrt(D)
+    if layer.d_bias is not None:
+        scores = scores + layer.d_bias[:, None, :T].expand(H, T, T)
+    scores = scores.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -math.inf)
+    y = scores.softmax(-1) @ v
+    out: Tensor = layer.c_proj(y.transpose(1, 2).reshape(B, T, C))
+    return out
+
+
+def set_gates(layer: UltimateRAv5, w_std: Tensor | float, w_rec: Tensor | float) -> None:
+    with torch.no_grad():
+        layer.w_std[:] = w_std
+        layer.w_rec[:] = w_rec
+
+
+def both_paths(layer: UltimateRAv5, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The output in train mode and, by the fold that is kept, in eval mode."""
+    trained = layer.train()(x)
+    with torch.no_grad():
+        return trained, layer.eval()(x)
+
+
+# The folds
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("fold", FOLDS)
+def test_at_its_baseline_gate_it_is_the_baseline_to_the_bit(fold: str, bias: bool) -> None:
+    ours = attention(fold, torch.float32, bias=bias, gate_init=0.5)
+    if bias:
+        nn.init.normal_(ours.c_attn.bias)
+    baseline = CausalSelfAttention(C, H, bias=bias)
+    baseline.load_state_dict({n: p for n, p in ours.state_dict().items() if n not in ours.GATES})
+    with torch.no_grad():
+        ours.w_rec[:] = BASELINE_GATE[fold]  # the RA v5 plan's own line
+    x = tokens(torch.float32)
+    outs: list[Tensor] = []
+    grads: list[dict[str, Tensor | None]] = []
+    kept: list[Tensor] = []
+    for layer in (ours, baseline):
+        out = layer(x)
+        out.square().sum().backward()
+        outs.append(out)
+        grads.append({name: p.grad for name, p in layer.named_parameters()})
+        with torch.no_grad():
+            kept.append(layer.eval()(x))
+    assert torch.equal(*outs)
+    assert torch.equal(*kept)
+    for name, grad in grads[1].items():
+        torch.testing.assert_close(grads[0][name], grad, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("w_rec", [0.0, 0.25, 0.5, 1.0, MIXED], ids=["0", "1/4", "1/2", "1", "mixed"])
+@pytest.mark.parametrize("fold", FOLDS)
+def test_it_is_the_formula(fold: str, w_rec: float | Tensor, bias: bool) -> None:
+    layer = attention(fold, bias=bias)
+    if bias:
+        nn.init.normal_(layer.c_attn.bias)
+    set_gates(layer, torch.tensor([0.5, 1.0, 1.5, -1.0]), w_rec)
+    x = tokens()
+    expected = explicit(layer, x, layer.w_std, layer.w_rec)
+    for out in both_paths(layer, x):
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-14)
+
+
+def test_at_one_the_lerp_fold_is_the_seeds_layout() -> None:
+    layer = attention("lerp")
+    set_gates(layer, 1.0, 1.0)
+    x = tokens()
+    q, k, v = (t.view(B, T, H, D).transpose(1, 2) for t in layer.c_attn(x).split(C, dim=-1))
+    qf = torch.cat([q[..., :-R], k[..., -R:]], dim=-1)
+    kf = torch.cat([k[..., :-R], q[..., -R:]], dim=-1)
+    y = explicit_attention(qf, kf, v, 1 / math.sqrt(D)).transpose(1, 2).reshape(B, T, C)
+    torch.testing.assert_close(layer(x), layer.c_proj(y), rtol=0, atol=1e-14)
+    weight, bias = layer.folded()
+    assert bias is not None
+    heads = layer.c_attn.weight.view(3, H, D, C)
+    assert torch.equal(weight.view(3, H, D, C)[0, :, -R:], heads[1, :, -R:]), "rows are moved, not computed with"
+    assert torch.equal(weight.view(3, H, D, C)[1, :, -R:], heads[0, :, -R:])
+
+
+def test_at_one_half_the_low_slot_is_symmetric() -> None:
+    layer = attention("lerp")
+    set_gates(layer, 1.0, 0.5)
+    qf, kf, _ = (t.view(B, T, H, D).transpose(1, 2) for t in layer.qkv(tokens()).split(C, dim=-1))
+    scores = qf[..., -R:] @ kf[..., -R:].transpose(-2, -1)
+    torch.testing.assert_close(scores, scores.transpose(-2, -1), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+def test_a_folded_layer_is_a_standard_layer(fold: str) -> None:
+    layer = attention(fold)
+    set_gates(layer, 0.9, MIXED)
+    standard = CausalSelfAttention(C, H).double()
+    weight, bias = layer.folded()
+    assert bias is not None
+    standard.load_state_dict(layer.state_dict() | {"c_attn.weight": weight, "c_attn.bias": bias}, strict=False)
+    assert torch.equal(standard(tokens()), layer(tokens()))
+
+
+@pytest.mark.parametrize("d_bias", [False, True])
+@pytest.mark.parametrize("fold", FOLDS)
+def test_gradients_are_those_of_the_function(fold: str, d_bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = UltimateRAv5(8, 2, 5, R=2, fold=fold, gate_init=0.3, d_bias=d_bias).double()
+    x = torch.randn(1, 4, 8, dtype=torch.float64, requires_grad=True)
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+
+    def f(x: Tensor, *values: Tensor) -> Tensor:
+        out: Tensor = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+        return out
+
+    assert torch.autograd.gradcheck(f, (x, *parameters))
+
+
+# The gates
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+def test_gates_have_gradients_where_they_start(fold: str) -> None:
+    layer = attention(fold)
+    layer(tokens()).square().sum().backward()
+    for gate in (layer.w_std, layer.w_rec):
+        assert gate.shape == (H,)
+        assert gate.grad is not None
+        assert (gate.grad != 0).all()
+
+
+@pytest.mark.parametrize("gate", ["w_std", "w_rec"])
+@pytest.mark.parametrize("fold", FOLDS)
+def test_each_heads_gate_changes_the_output(fold: str, gate: str) -> None:
+    layer = attention(fold).eval()
+    with torch.no_grad():
+        before = layer(tokens())
+        for h in range(H):
+            getattr(layer, gate)[h] += 0.1
+            after = layer(tokens())
+            assert (after - before).abs().max() > 1e-4
+            before = after
+
+
+def test_gates_start_where_they_are_told_and_may_be_held() -> None:
+    assert attention("lerp").w_rec.tolist() == [0.0] * H
+    assert attention("direct").w_rec.tolist() == [1.0] * H
+    assert attention(gate_init=0.25).w_rec.tolist() == [0.25] * H
+    assert attention().w_std.tolist() == [1.0] * H
+    held = attention(learn_w_rec=False)
+    held(tokens()).sum().backward()
+    assert held.w_rec.grad is None
+    assert held.w_std.grad is not None
+    assert attention(learn_w_std=False).w_std.requires_grad is False
+
+
+@pytest.mark.parametrize("r", [0, D])
+def test_a_low_slot_that_does_not_fit_is_refused(r: int) -> None:
+    with pytest.raises(ValueError, match=f"R={r} must be from 1 to 7: a head is 8 wide"):
+        UltimateRAv5(C, H, 16, R=r)
+    with pytest.raises(SettingError, match=f"RA_V5_R={r}"):
+        GPTConfig(n_embd=C, n_head=H, attention="ra_v5", ra_v5_R=r)
+
+
+def test_an_unknown_fold_is_refused() -> None:
+    with pytest.raises(ValueError, match="fold='sqrt' is not one of lerp, direct"):
+        UltimateRAv5(C, H, 16, fold="sqrt")
+
+
+# The fold that eval mode keeps
+
+
+def fresh(layer: UltimateRAv5, x: Tensor) -> Tensor:
+    """The output without a kept fold: with gradients enabled none is used."""
+    with torch.enable_grad():
+        return layer(x).detach()
+
+
+Edit = Callable[[UltimateRAv5], UltimateRAv5 | None]
+
+
+def optimizer_step(**options: bool) -> Edit:
+    def step(layer: UltimateRAv5) -> None:
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, **options)  # type: ignore[arg-type]
+        with torch.enable_grad():
+            layer(tokens()).square().sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def sgd_step(layer: UltimateRAv5) -> None:
+    with torch.enable_grad():
+        layer(tokens()).square().sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1, fused=True).step()
+
+
+def load(assign: bool) -> Edit:
+    def load_other(layer: UltimateRAv5) -> None:
+        layer.load_state_dict({n: 2 * p for n, p in layer.state_dict().items()}, assign=assign)
+
+    return load_other
+
+
+def edit(name: str) -> Edit:
+    def edit_in_place(layer: UltimateRAv5) -> None:
+        layer.get_parameter(name)[:] = 0.5
+
+    return edit_in_place
+
+
+def add(name: str) -> Edit:
+    def add_in_place(layer: UltimateRAv5) -> None:
+        layer.get_parameter(name).add_(0.5)
+
+    return add_in_place
+
+
+def foreach(layer: UltimateRAv5) -> None:
+    # What weight averaging does.
+    torch._foreach_mul_([p.detach() for p in layer.parameters()], 0.9)
+
+
+def new_parameter(layer: UltimateRAv5) -> None:
+    layer.w_rec = nn.Parameter(torch.full_like(layer.w_rec, 0.7))
+
+
+def copied_and_edited(layer: UltimateRAv5) -> UltimateRAv5:
+    layer = copy.deepcopy(layer)
+    layer.w_rec[:] = 0.5
+    return layer
+
+
+def trained_by_hand(layer: UltimateRAv5) -> None:
+    layer.train()
+    layer.w_rec.data.fill_(0.5)
+    layer.eval()
+
+
+def converted(layer: UltimateRAv5) -> None:
+    # Down and up again: as many parameters, other values.
+    layer.to(torch.bfloat16).to(torch.float64)
+
+
+EDITS: dict[str, Edit] = {
+    "AdamW": optimizer_step(foreach=False),
+    "foreach AdamW": optimizer_step(foreach=True),
+    "fused AdamW": optimizer_step(fused=True),
+    "fused SGD": sgd_step,
+    "load_state_dict": load(assign=False),
+    "load_state_dict(assign=True)": load(assign=True),
+    "to": converted,
+    "w_rec[:] = 0.5": edit("w_rec"),
+    "w_std[:] = 0.5": edit("w_std"),
+    "weight.add_": add("c_attn.weight"),
+    "bias.add_": add("c_attn.bias"),
+    "foreach": foreach,
+    "a new Parameter": new_parameter,
+    "deepcopy, then an edit": copied_and_edited,
+    "train, .data, eval": trained_by_hand,
+}
+
+
+@pytest.mark.parametrize("d_bias", [False, True])
+@pytest.mark.parametrize("fold", FOLDS)
+@pytest.mark.parametrize("name", EDITS)
+@torch.no_grad()
+def test_the_kept_fold_is_never_stale(name: str, fold: str, d_bias: bool) -> None:
+    layer, x = attention(fold, d_bias=d_bias).eval(), tokens()
+    before = layer(x)
+    assert torch.equal(before, fresh(layer, x))
+    for _ in range(2):  # a second edit of the same kind is an edit too
+        expected_change = layer
+        layer = EDITS[name](layer) or layer
+        after = layer(x)
+        assert torch.equal(after, fresh(layer, x))
+        assert torch.equal(after, layer(x))
+    assert not torch.equal(before, after), "the edit changed nothing"
+    if expected_change is not layer:
+        assert torch.equal(expected_change(x), fresh(expected_change, x)), "editing a copy changed the original"
+
+
+@torch.no_grad()
+def test_the_fold_is_made_once_and_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = attention().eval(), tokens()
+    folds = 0
+    folded = layer.folded
+
+    def counted(dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
+        nonlocal folds
+        folds += 1
+        return folded(dtype)
+
+    monkeypatch.setattr(layer, "folded", counted)
+    for n in (1, T):
+        layer(x[:, :n])
+    cache = LayerCache(16)
+    for part in x.split(1, dim=1):
+        layer(part, cache)
+    assert folds == 1
+    layer.w_rec[:] = 0.5
+    layer(x)
+    layer(x)
+    assert folds == 2
+    layer.float()
+    for _ in range(2):
+        layer(x.float())
+    assert folds == 3
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            layer(x.float())
+    assert folds == 4, "for products in another precision it is another one"
+    layer.double()
+    layer.train()(x)
+    layer(x)
+    assert folds == 6, "in training it is part of every forward"
+
+
+def test_a_forward_with_gradients_in_eval_mode_has_them() -> None:
+    layer = attention().eval()
+    with torch.no_grad():
+        layer(tokens())
+    layer(tokens()).sum().backward()
+    assert layer.w_rec.grad is not None
+    assert layer.c_attn.weight.grad is not None
+
+
+def test_a_fold_made_in_inference_mode_serves_elsewhere() -> None:
+    layer = attention().eval()
+    with torch.inference_mode():
+        expected = layer(tokens())
+    with torch.no_grad():
+        assert torch.equal(layer(tokens()), expected)
+    layer.train()(tokens()).sum().backward()
+
+
+def test_a_model_made_in_inference_mode_folds_each_time() -> None:
+    with torch.inference_mode():
+        layer = attention().eval()
+        before = layer(tokens())
+        layer.w_std.fill_(2.0)
+        assert not torch.equal(layer(tokens()), before)
+
+
+@torch.no_grad()
+def test_the_kept_fold_is_not_part_of_the_state_or_of_a_copy() -> None:
+    layer = attention().eval()
+    layer(tokens())
+    assert set(layer.state_dict()) == {
+        "w_std",
+        "w_rec",
+        *(f"{n}.{p}" for n in ("c_attn", "c_proj") for p in ("weight", "bias")),
+    }
+    twin = copy.deepcopy(layer)
+    assert torch.equal(twin(tokens()), layer(tokens()))
+
+
+# The discoverability bias
+
+
+@pytest.mark.parametrize("w_rec", [0.0, MIXED], ids=["0", "mixed"])
+@pytest.mark.parametrize("fold", FOLDS)
+def test_the_bias_is_that_of_a_whole_matrix(fold: str, w_rec: float | Tensor) -> None:
+    layer = attention(fold, d_bias=True)
+    set_gates(layer, 0.9, w_rec)
+    x = tokens()
+    expected = explicit(layer, x, layer.w_std, layer.w_rec)
+    for out in both_paths(layer, x):
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-14)
+    expected.square().sum().backward()
+    grads = {name: p.grad.clone() for name, p in layer.named_parameters() if p.grad is not None}
+    layer.zero_grad()
+    layer.train()(x).square().sum().backward()
+    for name, grad in grads.items():
+        torch.testing.assert_close(layer.get_parameter(name).grad, grad, rtol=1e-12, atol=1e-12)
+    assert (grads["d_bias"][:, :T] != 0).all()
+    assert (grads["d_bias"][:, T:] == 0).all()
+
+
+def test_a_bias_that_is_the_same_everywhere_is_none() -> None:
+    layer = attention(d_bias=True)
+    shifted = copy.deepcopy(layer)
+    with torch.no_grad():
+        shifted.get_parameter("d_bias").add_(3.0)
+    torch.testing.assert_close(shifted(tokens()), layer(tokens()), rtol=0, atol=1e-13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d_bias", [False, True])
+@pytest.mark.parametrize("fold", FOLDS)
+def test_compiled_it_is_the_formula_too(fold: str, d_bias: bool) -> None:
+    torch.compiler.reset()
+    layer = attention(fold, d_bias=d_bias)
+    set_gates(layer, 0.9, MIXED)
+    layer.compile(fullgraph=True, dynamic=False)
+    x = tokens()
+    expected = explicit(layer, x, layer.w_std, layer.w_rec)
+    for out in both_paths(layer, x):
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-13)
+    with torch.no_grad():
+        layer.w_rec[:] = 0.0
+        torch.testing.assert_close(layer(x), explicit(layer, x, layer.w_std, layer.w_rec), rtol=0, atol=1e-13)
+
+
+# In a model, as the RA v5 plan spells it
+
+
+def test_the_seeds_spelling_is_ra_v5() -> None:
+    config = small_config("baseline", use_ra_v5=True, ra_v5_R=3)
+    assert config.attention == "ra_v5"
+    model = GPT(config, seed=1)
+    assert all(isinstance(block.attn, UltimateRAv5) and block.attn.R == 3 for block in model.transformer.h)
+    assert small_config("ra_v5-lerp").use_ra_v5
+    assert GPTConfig(use_ra_v5=True).ra_v5_R == 4
+    assert GPTConfig(use_ra_v5=True).ra_v5_compile
+
+
+@torch.no_grad()
+def test_gates_of_a_model_are_seen_by_layer_and_head_and_matter() -> None:
+    model = small_model("ra_v5-lerp-d_bias").eval()
+    gates = model.gates()
+    assert {name: gate.shape for name, gate in gates.items()} == {"w_std": (2, 4), "w_rec": (2, 4)}
+    idx = torch.randint(64, (1, 16), generator=torch.Generator().manual_seed(0))
+    before, _ = model(idx)
+    for i in range(2):
+        model.get_parameter(f"transformer.h.{i}.attn.w_rec")[:] = 0
+    assert not torch.allclose(model(idx)[0], before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [True, False])
+def test_the_seeds_compile_by_default_gives_the_same_output(training: bool) -> None:
+    torch.compiler.reset()
+    config = GPTConfig(use_ra_v5=True, n_layer=2, n_head=4, n_embd=32, block_size=16, vocab_size=64, ra_v5_R=2)
+    model = GPT(config, seed=1).train(training)
+    eager = GPT(small_config("ra_v5-lerp", block_size=16), seed=1).train(training)
+    assert all(model.get_submodule(f"transformer.h.{i}.attn")._compiled_call_impl is not None for i in range(2))
+    assert list(model.state_dict()) == list(eager.state_dict()), "compilation renames nothing"
+    idx = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.set_grad_enabled(training):
+        torch.testing.assert_close(model(idx, idx), eager(idx, idx), rtol=0, atol=1e-6)

@@ -1,0 +1,55 @@
+"""What is asked of the device and of the process before training."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2.base.files import ROOT
+from gpt2.machine.device import autocast_dtype
+
+FAULTS_PER_STEP = """
+import resource, sys
+from pathlib import Path
+import torch
+from harness.measure import training
+from harness.measure.timing import Stopwatch
+from scripts.benchmark_training import SMALL
+
+load, folder, cpu = training.Load(**SMALL, dtype="float32"), Path(sys.argv[1]), torch.device("cpu")
+training._write_tokens(load, folder)
+batches = training._batches(load, cpu, folder)
+trainer = training.OurTrainer(load, training.OURS["baseline"], cpu, folder / "run", Stopwatch(cpu))
+
+def steps():
+    for batch in 5 * batches:
+        trainer.step(batch)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+print((-steps() + steps()) / 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be asked to keep freed memory")
+def test_training_on_a_cpu_keeps_its_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FAULTS_PER_STEP, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    # Pages that come from the system fault when they are first used: without keep_freed_memory, thousands a step.
+    assert float(done.stdout) < 100
+
+
+def test_autocasts_precision_is_that_of_a_product() -> None:
+    x = torch.ones(2, 2)
+    assert autocast_dtype(x) is None
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            assert autocast_dtype(x) == (x @ x).dtype == dtype
+            assert autocast_dtype(x.double()) is None
+            assert (x.double() @ x.double()).dtype == torch.float64
+    with torch.autocast("cpu", enabled=False):
+        assert autocast_dtype(x) is None

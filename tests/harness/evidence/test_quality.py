@@ -1,0 +1,198 @@
+"""The quick quality test: which runs it makes, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2.base.errors import UserError
+from gpt2.dotconfig import Assignment, load
+from harness.configure.kconfig import find_defconfig
+from harness.configure.plan import Plan
+from harness.evidence.quality import FAIL, PASS, UNDECIDED, Quality, assess, plan_quality, reference_of
+from harness.evidence.store import load_experiment
+from scripts import quick_quality_test
+from tests.harness.synthetic_runs import write_config, write_run
+from tests.tiny import tiny
+
+REFERENCE_LOSSES = (3.42, 3.43, 3.41, 3.44)
+
+
+def plan(model: str, **symbols: str) -> Plan:
+    overrides = [Assignment(symbol, value, "test") for symbol, value in symbols.items()]
+    return plan_quality(load(find_defconfig("gpt2-quality")), model, overrides)
+
+
+@pytest.mark.parametrize(
+    ("model", "reference"), [("baseline", None), ("ra_v5", "baseline"), ("ra_mla", "mla"), ("mla", "baseline")]
+)
+def test_each_model_has_the_reference_its_step_names(model: str, reference: str | None) -> None:
+    assert reference_of(model) == reference
+    made = plan(model, ABLATION_SEEDS="1,2")
+    pair = [reference, model] if reference else [model]
+    assert [run.config.model.attention for run in made.runs] == pair * 2
+
+
+def test_the_experiment_is_named_after_what_is_asked() -> None:
+    assert plan("ra_v5").directory == Path("results/quality-ra_v5-R4-1000")
+    assert plan("ra_mla", RA_V5_R="8", MAX_ITERS="50").directory.name == "quality-ra_mla-R8-50"
+    assert plan("mla", RA_V5_R="8").directory.name == "quality-mla-1000"
+    assert plan("ra_v5", MODEL_NAME="mine", RESULTS_DIR="elsewhere").directory == Path("elsewhere/mine")
+
+
+def test_both_sides_differ_in_the_attention_alone() -> None:
+    reference, run = plan("ra_v5", ABLATION_SEEDS="3", LEARNING_RATE="3e-4").runs
+    differing = {
+        symbol for symbol, value in run.config.identity().items() if reference.config.identity().get(symbol) != value
+    }
+    assert differing - {"ATTENTION"} == {s for s in differing if s.startswith("RA_V5_")}
+    assert reference.config.train.seed == run.config.train.seed == 3
+    assert reference.config.optimizer.learning_rate == 3e-4
+
+
+def assessed(
+    folder: Path,
+    deltas: Sequence[float],
+    *,
+    w_rec: Sequence[float] = (0.3, 0.0),
+    nonfinite: str = "",
+    settings: dict[str, str | int] | None = None,
+) -> Quality:
+    """What is said of an RA v5 that is worse than the baseline by `deltas`, seed by seed, with two heads."""
+    experiment = folder / "quality"
+    write_config(experiment, {"MODEL_NAME": "quality", **(settings or {})})
+    seeds = range(1, len(deltas) + 1)
+    for seed, reference, delta in zip(seeds, REFERENCE_LOSSES, deltas, strict=False):
+        write_run(experiment, "baseline", seed, val_loss=reference)
+        run = write_run(experiment, "ra-v5-eager", seed, val_loss=reference + delta, gates=["w_rec"])
+        edit(run, gates={"w_rec": [[w_rec[seed % len(w_rec)]], [0.0]]})
+    if nonfinite:
+        run = experiment / nonfinite / "seed-1"
+        edit(run, status="failed", error="step 7: loss nan")
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(
+                json.dumps({"kind": "event", "step": 7, "event": "nonfinite", "message": "step 7: loss nan"}) + "\n"
+            )
+    return assess(load_experiment(experiment), "ra_v5", list(seeds))
+
+
+def edit(run: Path, **values: Any) -> None:
+    path = run / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def verdicts(quality: Quality) -> dict[str, str]:
+    return {criterion.name.split()[0]: criterion.verdict for criterion in quality.criteria}
+
+
+@pytest.mark.parametrize(
+    ("deltas", "verdict"),
+    [
+        ([-0.010, -0.012, -0.011], PASS),  # better beyond doubt
+        ([0.0001, -0.0001, 0.0002], PASS),  # within the margin of 0.0017 beyond doubt
+        ([0.0010, 0.0011, 0.0012], PASS),  # worse beyond doubt, but too little to matter
+        ([0.010, 0.012, 0.011], FAIL),  # worse beyond doubt
+        ([0.004, -0.003, 0.002], UNDECIDED),  # noise
+        ([-0.004, -0.003, 0.004], UNDECIDED),  # better on average, but that may be chance
+        ([-0.010, -0.012], UNDECIDED),  # two seeds
+        ([-0.5], UNDECIDED),  # one seed, however large
+        ([0.5], UNDECIDED),
+    ],
+)
+def test_the_loss_is_judged_with_its_noise(tmp_path: Path, deltas: list[float], verdict: str) -> None:
+    quality = assessed(tmp_path, deltas, w_rec=[0.3])
+    assert verdicts(quality) == {"no": PASS, "val": verdict, "some": PASS}
+    assert quality.verdict == verdict
+    assert [result.delta for result in quality.seeds] == pytest.approx(deltas)
+
+
+@pytest.mark.parametrize(("w_rec", "verdict"), [([0.3], PASS), ([0.1], FAIL), ([-0.3], FAIL), ([0.3, 0.0], UNDECIDED)])
+def test_gates_are_to_move_in_every_seed(tmp_path: Path, w_rec: list[float], verdict: str) -> None:
+    quality = assessed(tmp_path, [-0.010, -0.012, -0.011], w_rec=w_rec)
+    assert verdicts(quality)["some"] == quality.verdict == verdict
+    assert [result.heads_above for result in quality.seeds] == [int(w_rec[s % len(w_rec)] > 0.1) for s in (1, 2, 3)]
+
+
+def test_gates_of_the_direct_fold_start_above_the_threshold_and_are_not_judged(tmp_path: Path) -> None:
+    quality = assessed(tmp_path, [-0.010, -0.012, -0.011], w_rec=[1.0], settings={"RA_V5_FOLD_DIRECT": "y"})
+    assert verdicts(quality) == {"no": PASS, "val": PASS}
+    assert quality.seeds[0].heads_above == 1
+
+
+@pytest.mark.parametrize("step", ["baseline", "ra-v5-eager"])
+def test_a_nan_on_either_side_fails_and_its_loss_does_not_count(tmp_path: Path, step: str) -> None:
+    quality = assessed(tmp_path, [-0.010, -0.012, -0.011, -0.010], w_rec=[0.3], nonfinite=step)
+    assert quality.verdict == verdicts(quality)["no"] == FAIL
+    assert quality.criteria[0].evidence == f"{step}/seed-1: step 7: loss nan"
+    assert quality.seeds[0].delta is None
+    assert verdicts(quality)["val"] == PASS  # of the other three
+
+
+def test_a_run_that_did_not_finish_is_no_verdict(tmp_path: Path) -> None:
+    assessed(tmp_path, [0.0, 0.0])
+    edit(tmp_path / "quality" / "baseline" / "seed-2", status="interrupted")
+    with pytest.raises(UserError, match="baseline/seed-2: the run is interrupted"):
+        assess(load_experiment(tmp_path / "quality"), "ra_v5", [1, 2])
+    # A failure that was no NaN either, such as too little memory.
+    edit(tmp_path / "quality" / "baseline" / "seed-2", status="failed", error="out of memory")
+    with pytest.raises(UserError, match="baseline/seed-2: the run is failed"):
+        assess(load_experiment(tmp_path / "quality"), "ra_v5", [1, 2])
+
+
+def test_the_baseline_is_tested_for_finite_numbers_alone(tmp_path: Path) -> None:
+    write_run(tmp_path / "quality", "baseline", 1)
+    edit(tmp_path / "quality" / "baseline" / "seed-1", gates={})
+    quality = assess(load_experiment(tmp_path / "quality"), "baseline", [1])
+    assert (quality.verdict, quality.reference, verdicts(quality)) == (PASS, None, {"no": PASS})
+    assert quality.seeds[0].val_loss == 3.5 and quality.seeds[0].delta is None
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["quick_quality_test", *arguments])
+    return quick_quality_test.main()
+
+
+def test_the_command_trains_a_pair_judges_it_and_does_not_train_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tiny(tmp_path).write(tmp_path / "base")
+    arguments = ["--config", "base", "--steps", "3", "--ra-v5-R", "2", "--seeds", "1", "--out", "out"]
+    settings = ["EVAL_INTERVAL=3", "CONFIG_RA_V5_GATE_INIT=0.5", "MODEL_NAME=pair"]
+    assert command(monkeypatch, *arguments, *settings) == 0
+    printed = capsys.readouterr().out
+    assert "UNDECIDED: out/pair" in printed
+    assert "PASS      some w_rec > 0.1: 4 of 4 heads" in printed
+    quality = json.loads((tmp_path / "out/pair/quality.json").read_text())
+    assert quality["verdict"] == UNDECIDED and quality["reference"] == "baseline"
+    (seed,) = quality["seeds"]
+    summary = json.loads((tmp_path / "out/pair/ra-v5-eager/seed-1/summary.json").read_text())
+    assert seed["val_loss"] == summary["val_loss"]
+    assert seed["w_rec"] == [w for layer in summary["gates"]["w_rec"] for w in layer]
+
+    written = (tmp_path / "out/pair/baseline/seed-1/summary.json").stat().st_mtime_ns
+    assert command(monkeypatch, *arguments, *settings) == 0
+    assert (tmp_path / "out/pair/baseline/seed-1/summary.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "5", "MAX_ITERS=6"], "MAX_ITERS is given twice"),
+        (["--steps", "many"], "--steps: CONFIG_MAX_ITERS=many: must be a whole number"),
+        (["--ra-v5-R", "64"], "RA_V5_R=64: must be from 1 to 63"),
+        (["LEARNING_RAT=1"], "did you mean LEARNING_RATE"),
+        (["ra_v5"], "'ra_v5': write SYMBOL=value"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_named(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        command(monkeypatch, *arguments)

@@ -1,0 +1,162 @@
+"""An ablation end to end, in small: run, run again, stop, continue, fail."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2.base.errors import UserError
+from gpt2.base.files import ROOT
+from gpt2.dotconfig import Assignment
+from harness.configure.kconfig import DOTCONFIG
+from harness.configure.plan import Plan, make_plan
+from harness.launch.runner import MetricsTail, run_plan
+from tests.tiny import tiny
+
+
+@pytest.fixture(autouse=True)
+def work_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Runs are so small that threads only get in each other's way.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def planned(folder: Path, **symbols: str) -> Plan:
+    settings = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "1,2", "ABLATION_SEEDS": "1"} | symbols
+    return make_plan(tiny(folder, **settings))
+
+
+def summaries(plan: Plan) -> dict[str, dict[str, Any]]:
+    return {
+        run.name: json.loads((run.path / "summary.json").read_text())
+        for run in plan.runs
+        if (run.path / "summary.json").exists()
+    }
+
+
+def test_runs_are_done_once_and_tabulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(tmp_path)
+    assert run_plan(plan, [Assignment("MAX_ITERS", "12", "command line")]) == 0
+    assert {s["status"] for s in summaries(plan).values()} == {"done"}
+    with (plan.directory / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["seed"], row["status"]) for row in rows] == [
+        ("baseline", "1", "done"),
+        ("ra-v5-eager", "1", "done"),
+    ]
+    provenance = json.loads((plan.runs[0].path / "provenance.json").read_text())
+    assert provenance["overrides"] == ["MAX_ITERS=12"]
+    before = {run.name: (run.path / "summary.json").stat().st_mtime_ns for run in plan.runs}
+    capsys.readouterr()
+    assert run_plan(plan) == 0
+    assert {run.name: (run.path / "summary.json").stat().st_mtime_ns for run in plan.runs} == before
+    assert "[1/2] baseline/seed-1: done earlier" in capsys.readouterr().out
+
+
+def test_a_directory_that_holds_another_run_stops_everything_before_it_starts(tmp_path: Path) -> None:
+    plan = planned(tmp_path, RA_MLA_ABLATION_STEPS="1")
+    assert run_plan(plan) == 0
+    other = planned(tmp_path, RA_MLA_ABLATION_STEPS="2,1", MAX_ITERS="13")
+    with pytest.raises(
+        UserError, match=r"baseline/seed-1: holds another run: CONFIG_MAX_ITERS is 12 there and 13 here"
+    ):
+        run_plan(other)
+    assert not other.runs[0].path.exists()
+    assert (plan.runs[0].path / "config").read_text() == plan.runs[0].resolved.text()
+
+
+def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(tmp_path)
+    blocked = plan.runs[0].path
+    blocked.mkdir(parents=True)
+    (blocked / "checkpoints").write_text("a file where a directory has to be")
+    assert run_plan(plan) == 1
+    printed = capsys.readouterr().out
+    assert "[1/2] baseline/seed-1: FAILED after" in printed
+    assert "FileExistsError" in printed
+    assert summaries(plan)["baseline/seed-1"]["status"] == "failed"
+    assert str(blocked / "train.log") in printed
+    assert summaries(plan)["ra-v5-eager/seed-1"]["status"] == "done"
+    # Mended, only what failed is run again.
+    (blocked / "checkpoints").unlink()
+    assert run_plan(plan) == 0
+    assert {s["status"] for s in summaries(plan).values()} == {"done"}
+
+
+def test_missing_data_is_an_error_before_anything_runs(tmp_path: Path) -> None:
+    settings = {"DATASET_TEXT": "n", "DATASET_FINEWEBEDU": "y", "TOKENIZER_BYTE": "y"}
+    base = tiny(tmp_path)
+    from gpt2.dotconfig import resolve
+
+    minimal = [a for a in base.minimal() if not a.symbol.startswith("DATASET_")]
+    plan = make_plan(resolve(minimal, [Assignment(s, v, "test") for s, v in settings.items()]))
+    with pytest.raises(UserError, match=r"DATASET_FINEWEBEDU: .*make prepare-data"):
+        run_plan(plan)
+    assert not plan.directory.exists()
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "scripts.run", *arguments], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_training(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not (path.exists() and '"train"' in path.read_text()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stop", ["Ctrl-C", "SIGKILL"])
+def test_stopped_in_the_middle_and_continued_to_the_same_losses(tmp_path: Path, stop: str) -> None:
+    settings = {"MAX_ITERS": "300", "EVAL_INTERVAL": "100"}
+    whole = planned(tmp_path, MODEL_NAME="whole", RA_MLA_ABLATION_STEPS="1", **settings)
+    assert run_plan(whole) == 0
+    plan = planned(tmp_path, MODEL_NAME="parts", **settings)
+    plan.base.write(DOTCONFIG)
+    process = start()
+    wait_for_training(plan.runs[0].path / "metrics.jsonl")
+    process.send_signal(signal.SIGINT if stop == "Ctrl-C" else signal.SIGKILL)
+    printed, _ = process.communicate(timeout=60)
+    if stop == "Ctrl-C":
+        assert process.returncode == 130
+        assert "`make continue` goes on" in printed
+    # The trainer of a killed runner ends by itself, with a checkpoint.
+    end = time.monotonic() + 60
+    while "baseline/seed-1" not in summaries(plan):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert summaries(plan)["baseline/seed-1"]["status"] == "interrupted"
+    assert "ra-v5-eager/seed-1" not in summaries(plan)
+
+    DOTCONFIG.unlink()
+    continued = start("--continue")
+    assert continued.wait(timeout=120) == 0
+    ours, theirs = summaries(plan), summaries(whole)
+    for name in theirs:
+        assert ours[name]["status"] == "done"
+        assert ours[name]["val_loss"] == theirs[name]["val_loss"]
+    assert ours["ra-v5-eager/seed-1"]["status"] == "done"
+
+
+def test_tail_gives_whole_lines_only(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = MetricsTail(path)
+    assert list(tail.lines()) == []
+    path.write_text('{"step": 1}\n{"st')
+    assert list(tail.lines()) == [{"step": 1}]
+    with path.open("a") as file:
+        file.write('ep": 2}\n')
+    assert list(tail.lines()) == [{"step": 2}]
+    assert list(tail.lines()) == []

@@ -1,0 +1,243 @@
+"""What a report says, and that it is one file that says it safely."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from gpt2.base.errors import UserError
+from harness.evidence.stats import compare
+from harness.evidence.store import load_experiment
+from harness.report.report import Report, make_report, render, write_report
+from scripts import plots, report
+from tests.harness.synthetic_runs import write_ablation, write_config, write_run
+
+
+class Page(HTMLParser):
+    """The elements of a page; fails where they do not nest."""
+
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def report_of(path: Path) -> Report:
+    experiment = load_experiment(path)
+    return make_report(experiment, compare(experiment), [])
+
+
+def write_pairs(path: Path, deltas: list[float], events: Sequence[str] = ()) -> None:
+    for seed, delta in enumerate(deltas, start=1):
+        write_run(path, "baseline", seed, val_loss=3.5, title="Baseline", reference="")
+        write_run(path, "ra-v5-eager", seed, val_loss=3.5 + delta, title="RA v5", events=events)
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("results") / "four"
+    write_ablation(path)
+    write_report(load_experiment(path))
+    return path
+
+
+def test_everything_is_written_and_named(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.1])
+    paths = write_report(load_experiment(tmp_path)).paths
+    assert set(paths) == {path for path in tmp_path.rglob("*") if path.is_file() and "seed-" not in str(path)}
+
+
+def test_the_page_is_one_file_that_holds_every_figure(ablation: Path) -> None:
+    page = Page((ablation / "report.html").read_text())
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "base"}
+    addresses = [a[name] for _, a in page.elements for name in ("src", "href", "data", "action") if a.get(name)]
+    prefix = "data:image/svg+xml;base64,"
+    assert all(address and address.startswith(prefix) for address in addresses)
+    shown = {base64.b64decode(address.removeprefix(prefix)) for address in addresses if address}
+    assert shown == {path.read_bytes() for path in (ablation / "figures").glob("*.svg")}
+    assert len(shown) == 7
+    assert "url(" not in (ablation / "report.html").read_text()
+
+
+def test_markdown_shows_every_figure(ablation: Path) -> None:
+    text = (ablation / "report.md").read_text()
+    for path in (ablation / "figures").glob("*.png"):
+        assert f"](figures/{path.name})" in text
+
+
+def test_rows_of_markdown_tables_have_as_many_cells_as_their_heads(ablation: Path) -> None:
+    lines = (ablation / "report.md").read_text().replace(r"\|", "").splitlines()
+    tables: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("|"):
+            tables[-1].append(line)
+        elif tables[-1]:
+            tables.append([])
+    assert len(tables) - 1 == 5
+    assert all(len({row.count("|") for row in table}) == 1 and len(table) > 2 for table in tables[:-1])
+
+
+def test_both_formats_say_the_same(ablation: Path) -> None:
+    found = report_of(ablation)
+    page = Page((ablation / "report.html").read_text()).text
+    text = (ablation / "report.md").read_text().replace("\\", "").replace("&lt;", "<")
+    for table in (found.comparison, *found.tables):
+        for row in table.rows:
+            for cell in row:
+                assert cell in page
+                assert cell in text
+
+
+def test_hostile_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script> | **x** <img src=http://x.example/>"
+    write_pairs(tmp_path, [0.1, 0.2], events=[evil])
+    (tmp_path / "baseline/seed-1/config").write_text('CONFIG_STEP_TITLE="<b onload=x>"\nCONFIG_STEP_REFERENCE=""\n')
+    write_report(load_experiment(tmp_path))
+    page = Page((tmp_path / "report.html").read_text())
+    assert "script" not in {tag for tag, _ in page.elements} and "b" not in {tag for tag, _ in page.elements}
+    assert evil in page.text and "<b onload=x>" in page.text
+    text = (tmp_path / "report.md").read_text()
+    assert "<" not in text
+    assert r"&lt;script&gt;alert(1)&lt;/script&gt; \| \*\*x\*\*" in text
+
+
+@pytest.mark.parametrize(
+    ("deltas", "verdict"),
+    [
+        (
+            [-0.010, -0.011, -0.012],
+            "Lower validation loss: RA v5 (−0.0110 nats/token, −0.31 % against Baseline).",  # noqa: RUF001
+        ),
+        (
+            [0.010, 0.011, 0.012],
+            "Higher validation loss: RA v5 (+0.0110 nats/token, +0.31 % against Baseline).",
+        ),
+        ([0.0001, 0.0, -0.0001], "Equivalent in validation loss: RA v5."),
+        (
+            [0.02, -0.02, 0.0],
+            "Undecided: RA v5. Where undecided, these seeds would probably have shown a difference of 0.0653 nats",
+        ),
+        ([0.02, 0.03], "Undecided: 2 seeds cannot show a difference"),
+        ([0.02], "Undecided: 1 seed cannot show a difference"),
+    ],
+)
+def test_verdicts(tmp_path: Path, deltas: list[float], verdict: str) -> None:
+    write_pairs(tmp_path, deltas)
+    assert report_of(tmp_path).verdict.startswith(verdict)
+
+
+def test_without_pairs_there_is_no_verdict(tmp_path: Path) -> None:
+    write_run(tmp_path, "baseline", 1, title="Baseline", val_loss=3.5)
+    assert report_of(tmp_path).verdict == (
+        "Nothing to compare: Baseline is the only arm. Its final validation loss is 3.5000 nats/token."
+    )
+    write_run(tmp_path, "ra-v5-eager", 2)
+    assert report_of(tmp_path).verdict.startswith("No verdict yet: no arm and its reference")
+    for step, seed in (("baseline", 1), ("ra-v5-eager", 2)):
+        write_run(tmp_path, step, seed, status="interrupted")
+    assert report_of(tmp_path).verdict == "No verdict yet: no run has finished."
+
+
+def test_an_unfinished_ablation_says_so(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.1, 0.2])
+    assert report_of(tmp_path).partial == ""
+    (tmp_path / "config").write_text(
+        "CONFIG_RA_MLA_ABLATION_MODE=y\n"
+        'CONFIG_RA_MLA_ABLATION_STEPS="1,2"\nCONFIG_ABLATION_SEEDS="1,2"\nCONFIG_ABLATION_SWEEP="RA_V5_R=4,8"\n'
+    )
+    for seed in (1, 2):
+        (tmp_path / f"ra-v5-eager/seed-{seed}").rename(tmp_path / f"moved-{seed}")
+    write_run(tmp_path, "baseline", 2, status="failed", error="loss is nan at step 7")
+    write_run(tmp_path, "ra-v5-eager@RA_V5_R=4", 1)
+    write_run(tmp_path, "ra-v5-eager@RA_V5_R=4", 2, status=None)
+    found = report_of(tmp_path)
+    assert found.partial == (
+        "This report is partial: 2 runs done, 4 not: baseline/seed-2 (failed), ra-v5-eager@RA_V5_R=4/seed-2 "
+        "(unfinished), ra-v5-eager@RA_V5_R=8/seed-1 (not started), ra-v5-eager@RA_V5_R=8/seed-2 (not started)."
+    )
+    assert "baseline/seed-2 failed: loss is nan at step 7" in found.warnings
+    assert found.partial in render(found, "report.html")
+
+
+def test_a_plan_that_can_no_longer_be_made_is_warned_of(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.1])
+    write_config(tmp_path, {"A_SYMBOL_OF_LONG_AGO": 1})
+    (warning,) = report_of(tmp_path).warnings
+    assert "whether runs are missing cannot be told" in warning and "A_SYMBOL_OF_LONG_AGO" in warning
+
+
+def test_fallbacks_and_unfair_references_are_warned_of(tmp_path: Path) -> None:
+    message = "torch.compile failed (no compiler): ran eager"
+    write_run(tmp_path, "baseline", 1)
+    write_run(
+        tmp_path,
+        "ra-v5-compiled",
+        1,
+        reference="baseline-compiled,baseline",
+        asked="model",
+        events=[message],
+    )
+    assert report_of(tmp_path).warnings == [
+        f"ra-v5-compiled/seed-1: {message}",
+        "ra-v5-compiled: compared with baseline: baseline-compiled, its fair reference, was not run",
+    ]
+
+
+def test_settings_that_differ_are_listed(tmp_path: Path) -> None:
+    write_run(tmp_path, "baseline", 1, title="Baseline")
+    write_run(tmp_path, "ra-v5-eager", 1, title="RA v5", identity={"ATTENTION": "ra_v5", "RA_V5_R": 4})
+    table = next(table for table in report_of(tmp_path).tables if table.title.startswith("In what"))
+    assert table.rows == [
+        ["RA v5", "Baseline", "ATTENTION", "ra_v5", "baseline"],
+        ["RA v5", "Baseline", "RA_V5_R", "4", "–"],  # noqa: RUF001
+    ]
+
+
+def test_commands_take_an_experiment_and_print_what_they_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x"
+    write_pairs(path, [-0.010, -0.011, -0.012])
+    monkeypatch.setattr("sys.argv", ["report", str(path)])
+    report.main()
+    printed = capsys.readouterr().out
+    assert "better" in printed and "Lower validation loss: RA v5" in printed
+    assert str(path / "report.html") in printed.splitlines()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    monkeypatch.setattr("sys.argv", ["plots"])
+    Path(".config").write_text('CONFIG_RESULTS_DIR="."\nCONFIG_MODEL_NAME="x"\n')
+    plots.main()
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[:2] == ["x/summary.csv", "x/comparison.csv"]
+    assert all(Path(line).exists() for line in printed.splitlines())
+
+
+def test_an_experiment_without_runs_says_what_makes_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    monkeypatch.setattr("sys.argv", ["report"])
+    Path(".config").write_text('CONFIG_MODEL_NAME="untrained"\n')
+    with pytest.raises(UserError, match=r"results/untrained: holds no runs; `make`"):
+        report.main()
