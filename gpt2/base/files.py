@@ -1,30 +1,61 @@
-"""Where the checkout is, and writing files so that a reader sees the old one or the new one, never a half."""
+"""Where the checkout is, and files read and written with care.
+
+A reader sees the old file or the new one, never a half; and what is read need not be what it should be.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from gpt2.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: where the Kconfig tree lies."""
 
+MAX_JSON = 64 << 20
+"""Bytes of a JSON file. The largest there is holds the text of all uncommitted changes."""
+
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call `write` on a temporary binary file beside `path`, bring it to the disk and rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have what the system refuses while `path` is written name it, as a full disk does not by itself.
+
+    torch.save answers that with a RuntimeError of its own, raised while the system's is handled. UserError where the
+    directory is missing.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None or cause.errno is None:
+            raise
+        if cause.errno == errno.ENOENT:
+            raise UserError(f"{path}: there is no directory {path.parent}") from None
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,15 +68,38 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(finite(value), indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError, naming the file, where there is no such thing in it."""
+def read_file(path: Path, limit: int) -> bytes:
+    """The content of a file. UserError where there is none, it is no file, cannot be read or is longer than `limit`.
+
+    A pipe in its place would be waited for without end, and a device read without end.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "Is a directory" if stat.S_ISDIR(status.st_mode) else "Is a device or pipe"
+            raise UserError(f"{path}: cannot be read: {what}")
+        if status.st_size > limit:
+            raise UserError(f"{path}: is {status.st_size:,} bytes long: {limit:,} are the most that is read")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. UserError, naming the file, where there is no such thing in it."""
+    try:
+        value = json.loads(read_file(path, MAX_JSON).decode(), parse_constant=_no_constant)
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply") from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); it is written whole, so it was changed or damaged") from None
+        raise UserError(f"{path}: is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise UserError(f"{path}: holds a {type(value).__name__}, not a JSON object")
     return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON's")
 
 
 def finite(value: Any) -> Any:
