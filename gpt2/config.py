@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpt2.base.errors import UserError
+from gpt2.base.text import shown
 
 
 def setting(
@@ -57,7 +58,7 @@ class SettingError(UserError):
     """A value that a setting cannot have. Its reader adds where the value came from (`Resolved.run_config`)."""
 
     def __init__(self, symbol: str, value: object, expected: str) -> None:
-        super().__init__(f"{symbol}={value}: {expected}")
+        super().__init__(f"{symbol}={shown(value)}: {expected}")
         self.symbol = symbol
 
 

@@ -23,11 +23,15 @@ from typing import Any
 import kconfiglib
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import ROOT, write_text
+from gpt2.base.files import ROOT, read_file, write_text
+from gpt2.base.text import shown
 from gpt2.config import RunConfig, SettingError
 from gpt2.symbols import run_config
 
 HEADER = "# A complete configuration. `make menuconfig` edits it, `make savedefconfig` shortens it.\n"
+
+MAX_CONFIG = 1 << 20
+"""Bytes of a configuration: a hundred times the complete one."""
 
 _SET = re.compile(r"CONFIG_(\w+)=(.*)", re.ASCII)
 _UNSET = re.compile(r"# CONFIG_(\w+) is not set", re.ASCII)
@@ -56,7 +60,7 @@ class Assignment:
 
     def __str__(self) -> str:
         value = f'"{kconfiglib.escape(self.value)}"' if self.quoted else self.value
-        return _CONTROL.sub(lambda control: repr(control[0])[1:-1], f"CONFIG_{self.symbol}={value}")
+        return f"CONFIG_{shown(self.symbol)}={shown(value)}"
 
 
 @dataclass(frozen=True)
@@ -102,17 +106,15 @@ def load(path: Path) -> Resolved:
 
 def read_assignments(path: Path) -> list[Assignment]:
     """The assignments in a file, in order. Raises UserError where a line is anything else."""
-    shown = os.path.relpath(path) if Path(path).resolve().is_relative_to(Path.cwd()) else str(path)
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{shown}: cannot be read: {error.strerror}") from None
+    near = Path(os.path.abspath(path)).is_relative_to(Path.cwd())
+    name = os.path.relpath(path) if near else str(path)
+    data = read_file(Path(name), MAX_CONFIG)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{shown}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
-    return parse_assignments(text, shown)
+        raise UserError(f"{name}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
+    return parse_assignments(text, name)
 
 
 def parse_assignments(text: str, name: str) -> list[Assignment]:
@@ -133,23 +135,23 @@ def parse_assignments(text: str, name: str) -> list[Assignment]:
 def _parse_line(line: str, origin: str) -> Assignment | None:
     """The assignment in a line; None for a comment or a blank line."""
     if control := _CONTROL.search(line):
-        raise UserError(f"{origin}: control character {control[0]!r} in {line!r}: a line is plain text")
+        raise UserError(f"{origin}: control character {control[0]!r} in '{shown(line)}': a line is plain text")
     if unset := _UNSET.fullmatch(line):
         return Assignment(unset[1], "n", origin, quoted=False)
     if _ALMOST_UNSET.fullmatch(line):
-        raise UserError(f"{origin}: {line!r} is only a comment: write exactly '# CONFIG_NAME is not set'")
+        raise UserError(f"{origin}: '{shown(line)}' is only a comment: write exactly '# CONFIG_NAME is not set'")
     if not line.strip() or line.startswith("#"):
         return None
     match = _SET.fullmatch(line)
     if match is None:
-        raise UserError(f"{origin}: {line!r} is not CONFIG_NAME=value, '# CONFIG_NAME is not set' or a comment")
+        raise UserError(f"{origin}: '{shown(line)}' is not CONFIG_NAME=value, '# CONFIG_NAME is not set' or a comment")
     symbol, value = match.groups()
     if quoted := _QUOTED.fullmatch(value):
         return Assignment(symbol, kconfiglib.unescape(quoted[1]), origin, quoted=True)
     if _UNQUOTED.fullmatch(value):
         return Assignment(symbol, value, origin, quoted=False)
     raise UserError(
-        f"{origin}: CONFIG_{symbol}={value}: malformed value: write y, n, a whole number, "
+        f"{origin}: CONFIG_{shown(symbol)}={shown(value)}: malformed value: write y, n, a whole number, "
         'or text in double quotes with \\" for " and \\\\ for \\'
     )
 
@@ -265,15 +267,16 @@ def _malformed(tree: kconfiglib.Kconfig, assignment: Assignment) -> str | None:
     if control := _CONTROL.search(assignment.value):
         return f"control character {control[0]!r}: a value is one line of plain text"
     if symbol.type == kconfiglib.STRING:
-        quotes_missing = assignment.quoted is False
-        return f'text is written in quotes: CONFIG_{symbol.name}="{assignment.value}"' if quotes_missing else None
+        if assignment.quoted is False:
+            return f'text is written in quotes: CONFIG_{symbol.name}="{shown(assignment.value)}"'
+        return None
     if symbol.type == kconfiglib.BOOL and assignment.value not in ("y", "n"):
         return "must be y or n"
     if symbol.type == kconfiglib.INT and not _INT.fullmatch(assignment.value):
         return "must be a whole number such as 50"
     if assignment.quoted:
         kind = "a bool" if symbol.type == kconfiglib.BOOL else "a number"
-        return f"{kind} is written without quotes: CONFIG_{symbol.name}={assignment.value}"
+        return f"{kind} is written without quotes: CONFIG_{symbol.name}={shown(assignment.value)}"
     return None
 
 

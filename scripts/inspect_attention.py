@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from gpt2.base.errors import UserError, run_command
+from gpt2.base.text import showable
 from harness.heads.inspection import first_runs, inspect_run, inspection_directory, print_inspection, write_inspection
 
 
@@ -27,7 +28,7 @@ def main() -> None:
         written = write_inspection(inspection, args.out or inspection_directory(run))
         print_inspection(inspection)
         for path in written:
-            print(path)
+            print(showable(str(path)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from gpt2.base.errors import run_command
+from gpt2.base.text import showable
 from harness.configure.plan import configured_experiment
 from harness.evidence.stats import compare, write_comparison_csv
 from harness.evidence.store import load_experiment, write_summary_csv
@@ -20,11 +21,11 @@ def main() -> None:
     parser.add_argument("experiment", type=Path, nargs="?", help="its directory; by default the one .config names")
     experiment = load_experiment(parser.parse_args().experiment or configured_experiment())
     comparisons = compare(experiment)
-    print(write_summary_csv(experiment))
-    print(write_comparison_csv(experiment, comparisons))
+    print(showable(str(write_summary_csv(experiment))))
+    print(showable(str(write_comparison_csv(experiment, comparisons))))
     for drawing in draw_figures(experiment, comparisons):
-        print(drawing.png)
-        print(drawing.svg)
+        print(showable(str(drawing.png)))
+        print(showable(str(drawing.svg)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from gpt2.base.errors import run_command
+from gpt2.base.text import showable
 from harness.configure.plan import configured_experiment
 from harness.evidence.store import load_experiment
 from harness.report.report import print_report, write_report
@@ -21,7 +22,7 @@ def main() -> None:
     written = write_report(experiment)
     print_report(written.report)
     for path in written.paths:
-        print(path)
+        print(showable(str(path)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ A checkpoint holds the model's configuration beside its weights ("model_config",
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from gpt2.config import GPTConfig
 from gpt2.model import GPT
 from gpt2.optimizer import gate_names
 from gpt2.run.checkpoint import load_newest, read_checkpoint
+from gpt2.run.records import read_provenance
 
 
 def load_model(path: Path) -> GPT:
@@ -48,7 +48,7 @@ def recorded_tokenizer(path: Path) -> str | None:
     provenance = (path if path.is_dir() else path.parent.parent) / "provenance.json"
     if not provenance.is_file():
         return None
-    name: str = json.loads(provenance.read_text())["data"]["tokenizer"]
+    name: str = read_provenance(provenance)["data"]["tokenizer"]
     return name
 
 

@@ -15,11 +15,13 @@ from typing import IO, Any
 import torch
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import ROOT, finite, write_json
+from gpt2.base.files import ROOT, finite, naming, write_json
+from gpt2.base.text import shown
 from gpt2.config import RunConfig
 from gpt2.data.dataset import Dataset
 from gpt2.machine.device import hardware, versions
 from gpt2.run.checkpoint import sha256_of
+from gpt2.run.records import read_provenance
 
 _SOURCES = ("Kconfig", "defconfigs", "gpt2", "harness", "scripts")
 
@@ -29,12 +31,14 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         _drop_half_line(path)
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one line. Numbers that are not finite become null."""
-        self._file.write(json.dumps(finite({"kind": kind, "step": step, **values})) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(finite({"kind": kind, "step": step, **values})) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -84,11 +88,11 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
     path = directory / "provenance.json"
     if not path.exists():
         return False
-    theirs = json.loads(path.read_text())["identity"]
+    theirs = read_provenance(path)["identity"]
     # Through JSON, as theirs has been.
     ours = json.loads(json.dumps(identity))
     differ = [
-        f"CONFIG_{symbol} is {theirs.get(symbol)!r} there and {ours.get(symbol)!r} here"
+        f"CONFIG_{shown(symbol)} is {_quoted(theirs.get(symbol))} there and {_quoted(ours.get(symbol))} here"
         for symbol in sorted({**theirs, **ours})
         if theirs.get(symbol) != ours.get(symbol)
     ]
@@ -133,8 +137,8 @@ def write_provenance(
 def add_resumption(directory: Path, *, device: torch.device, step: int) -> None:
     """Add to provenance.json that, and where, a run went on from `step`."""
     path = directory / "provenance.json"
-    provenance = json.loads(path.read_text())
-    provenance["resumed"].append({"step": step, **_now(device)})
+    provenance = read_provenance(path)
+    provenance.setdefault("resumed", []).append({"step": step, **_now(device)})
     write_json(path, provenance)
 
 
@@ -161,6 +165,10 @@ def _now(device: torch.device) -> dict[str, Any]:
         "versions": versions(),
         "hardware": hardware(device),
     }
+
+
+def _quoted(value: object) -> str:
+    return shown(repr(value), 80)
 
 
 def _git(*args: str) -> str | None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import read_json, write_text
+from gpt2.base.files import write_text
 from gpt2.config import RunConfig
 from gpt2.dotconfig import Assignment, Resolved
+from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
 from harness.configure.kconfig import Step, configuration, find_step, overlay
 
@@ -69,7 +70,7 @@ class PlannedRun:
     def is_done(self) -> bool:
         """Whether it has finished."""
         path = self.path / "summary.json"
-        return path.exists() and read_json(path)["status"] == "done"
+        return path.exists() and read_summary(path)["status"] == "done"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ def remember_experiment(plan: Plan) -> None:
 def last_experiment() -> Path:
     """The directory of the experiment that was run last. UserError if there is none."""
     try:
-        return Path(LAST_EXPERIMENT.read_text().strip())
+        return Path(LAST_EXPERIMENT.read_text(encoding="utf-8").strip())
     except FileNotFoundError:
         raise UserError("there is nothing to continue: `make` starts an ablation") from None
 

@@ -6,20 +6,23 @@ docs/results.md describes the format. Nothing here parses a log or starts a run:
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import json
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt2 import dotconfig
 from gpt2.base.errors import UserError
-from gpt2.base.files import read_json, write_text
+from gpt2.base.files import write_text
+from gpt2.base.text import showable, shown
+from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
 from harness.configure.kconfig import list_steps
 
 SUMMARY_COLUMNS = (
@@ -28,7 +31,12 @@ SUMMARY_COLUMNS = (
 )
 """Columns of summary.csv."""
 
-Json = dict[str, Any]
+TITLE = 200
+"""Characters of an arm's title: one line for tables and figures."""
+
+_SEED = re.compile("seed-(0|[1-9][0-9]{0,9})")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +52,31 @@ class RunRecord:
     path: Path
     """Its directory."""
 
-    summary: Json | None
+    summary: Json | None = None
     """summary.json; None before the run's first end."""
 
-    provenance: Json | None
+    provenance: Json | None = None
     """provenance.json; None before the run has started."""
+
+    metrics: list[Json] = field(default_factory=list)
+    """The lines of metrics.jsonl that count (`read_metrics`)."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    """What its configuration says (`read_settings`)."""
+
+    damage: str | None = None
+    """Which of its files is not what docs/results.md says, and why. Nothing of such a run is believed: it has none of
+    the above."""
 
     @property
     def status(self) -> str:
         """What the run said, "done", "failed" or "interrupted"; "unfinished": started and not ended; else "pending".
 
-        Files cannot tell a run that is going on from one that was killed: both are "unfinished".
+        Files cannot tell a run that is going on from one that was killed: both are "unfinished". "damaged": a file of
+        the run is not what it should be.
         """
+        if self.damage is not None:
+            return "damaged"
         if self.summary is not None:
             return str(self.summary["status"])
         return "pending" if self.provenance is None else "unfinished"
@@ -65,21 +86,16 @@ class RunRecord:
         """`<step>/seed-<seed>`."""
         return f"{self.step}/seed-{self.seed}"
 
-    @cached_property
-    def metrics(self) -> list[Json]:
-        """The lines of metrics.jsonl that count (`read_metrics`), read when first asked for."""
-        return read_metrics(self.path / "metrics.jsonl")
-
     def series(self, kind: str, x: str, y: str) -> tuple[list[float], list[float]]:
         """Two keys of the lines of one kind, where both have a finite value."""
-        points = [(line[x], line[y]) for line in self.metrics if line["kind"] == kind]
+        points = [(line.get(x), line.get(y)) for line in self.metrics if line["kind"] == kind]
         finite = [(a, b) for a, b in points if is_finite(a) and is_finite(b)]
-        return [a for a, _ in finite], [b for _, b in finite]
+        return [a for a, _ in finite], [b for _, b in finite]  # type: ignore[misc]
 
     def value(self, metric: str) -> float | None:
         """A number of the summary, or None where there is none or it is not finite."""
         number = (self.summary or {}).get(metric)
-        return None if number is None or not is_finite(number) else float(number)
+        return float(number) if is_finite(number) else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +110,14 @@ class Arm:
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """What the configuration of the first run says (`read_settings`); the others differ in SEED."""
-        return read_settings(self.runs[0].path / "config")
+        """What the configuration of the first run that has one says; the others differ in SEED."""
+        return next((run.settings for run in self.runs if run.settings), {})
 
     @cached_property
     def title(self) -> str:
         """One line for tables and figures: STEP_TITLE, or the step's name; what is swept behind it."""
         title = self.settings.get("STEP_TITLE") or self.base
-        return f"{title} ({', '.join(sorted(self.swept))})" if self.swept else title
+        return shown(f"{title} ({', '.join(sorted(self.swept))})" if self.swept else title, TITLE)
 
     @cached_property
     def references(self) -> list[str]:
@@ -146,25 +162,53 @@ class Experiment:
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """What the configuration that the experiment was started with says. Runs trained by hand leave none."""
-        path = self.path / "config"
-        return read_settings(path) if path.exists() else {}
+        """What the configuration that the experiment was started with says.
+
+        Runs trained by hand leave none, and of a damaged one nothing is known: the report says so.
+        """
+        with contextlib.suppress(UserError):
+            return read_settings(self.path / "config")
+        return {}
 
 
 def load_experiment(path: Path) -> Experiment:
     """Read the experiment in a directory.
 
-    Raises UserError where it holds no run, or a file in it is not what docs/results.md says.
+    A run with a file that is not what docs/results.md says is "damaged", and says why; the others are as they are.
+    Raises UserError where there is no run that can be read.
     """
     runs: dict[str, list[RunRecord]] = {}
     for directory in path.glob("*/seed-*"):
-        if match := re.fullmatch(r"seed-(\d+)", directory.name):
+        if match := _SEED.fullmatch(directory.name):
             run = load_run(directory, directory.parent.name, int(match[1]))
             runs.setdefault(run.step, []).append(run)
     if not runs:
         raise UserError(f"{path}: holds no runs; `make` trains some, `make quickstart` does so in minutes")
-    arms = [Arm(step=step, runs=tuple(sorted(of, key=lambda run: run.seed))) for step, of in runs.items()]
+    runs = {step: _alike(of) for step, of in runs.items()}
+    damage = [run.damage for of in runs.values() for run in of]
+    if all(damage):
+        raise UserError(f"{min(filter(None, damage))} (of {len(damage)} runs none can be read)")
+    arms = [Arm(step=step, runs=tuple(of)) for step, of in runs.items()]
     return Experiment(path=path, arms=tuple(sorted(arms, key=_arm_order)))
+
+
+def _alike(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """The runs of an arm by seed. One with gates of another shape than the first's is of another model: damaged."""
+    alike: list[RunRecord] = []
+    first: RunRecord | None = None
+    for run in sorted(runs, key=lambda run: run.seed):
+        first = first or (run if _gate_shape(run) else None)
+        if first and _gate_shape(run) not in (None, _gate_shape(first)):
+            damage = f"{run.path / 'metrics.jsonl'}: gates are of another shape than those of {first.name}"
+            run = RunRecord(step=run.step, seed=run.seed, path=run.path, damage=damage)
+        alike.append(run)
+    return alike
+
+
+def _gate_shape(run: RunRecord) -> dict[str, tuple[int, int]] | None:
+    """Name -> (layers, heads) of the gates in a run's metrics; None where there are none."""
+    gates = next((line["gates"] for line in run.metrics if line["kind"] == "gates"), None)
+    return gates and {name: (len(layers), len(layers[0])) for name, layers in gates.items()}
 
 
 def read_settings(path: Path) -> dict[str, str]:
@@ -176,38 +220,13 @@ def read_settings(path: Path) -> dict[str, str]:
     return {assignment.symbol: assignment.value for assignment in dotconfig.read_assignments(path)}
 
 
-def read_metrics(path: Path) -> list[Json]:
-    """The lines of a metrics.jsonl that count, in order of their steps; none where the file does not exist.
-
-    Of two lines of one kind and step the later counts: a resumed run repeats what the interrupted one had logged.
-    Events are history, and all of them are kept. A killed process may leave half a last line, which is dropped;
-    anything else that is not a JSON object with `kind` and `step` raises a UserError that names file and line.
-    """
-    if not path.exists():
-        return []
-    counting: dict[tuple[Any, ...], Json] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, text in enumerate(lines, start=1):
-        is_unfinished_tail = number == len(lines)  # what follows the last newline; "" in an intact file
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if not (isinstance(line, dict) and isinstance(line.get("kind"), str) and isinstance(line.get("step"), int)):
-            if is_unfinished_tail:
-                break
-            raise UserError(f"{path}:{number}: not a metrics line: {text[:60]!r}; see docs/results.md")
-        key = (line["kind"], line["step"])
-        counting[(*key, number) if line["kind"] == "event" else key] = line
-    return sorted(counting.values(), key=lambda line: line["step"])
-
-
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table atomically. None becomes an empty cell; floats keep every digit."""
+    """Write a table atomically. None becomes an empty cell; floats keep every digit; text can be shown."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({key: showable(cell) if isinstance(cell, str) else cell for key, cell in row.items()})
     write_text(path, text.getvalue())
 
 
@@ -230,9 +249,9 @@ def summary_row(run: RunRecord) -> Json:
 
 def compile_ran(run: RunRecord) -> str | None:
     """What torch.compile did cover in a run: "none", "attention" or "model"; with its mode if not default."""
-    if run.summary is None:
+    compiled = (run.summary or {}).get("compile")
+    if compiled is None:
         return None
-    compiled = run.summary["compile"]
     mode = compiled.get("mode") or "default"
     return str(compiled["ran"]) if mode == "default" else f"{compiled['ran']}, {mode}"
 
@@ -242,25 +261,29 @@ def device_name(run: RunRecord) -> str | None:
     return None if run.provenance is None else run.provenance["hardware"]["device_name"]
 
 
-def is_finite(value: object) -> bool:
-    """Whether a value from a JSON file is a finite number. Diverged runs have NaN, unknown values are null."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def load_run(directory: Path, step: str, seed: int) -> RunRecord:
-    """What a run's directory holds, which may be nothing yet."""
+    """What a run's directory holds, which may be nothing yet, or damaged."""
+    record = RunRecord(step=step, seed=seed, path=directory)
 
-    def optional(name: str) -> Json | None:
-        path = directory / name
-        return read_json(path) if path.exists() else None
+    def read(name: str, reader: Callable[[Path], T]) -> T | None:
+        return reader(directory / name) if os.path.lexists(directory / name) else None
 
-    return RunRecord(
-        step=step,
-        seed=seed,
-        path=directory,
-        summary=optional("summary.json"),
-        provenance=optional("provenance.json"),
-    )
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise UserError(f"{directory}: is no directory, as a run's has to be")
+        record = replace(
+            record,
+            summary=read("summary.json", read_summary),
+            provenance=read("provenance.json", read_provenance),
+            metrics=read("metrics.jsonl", read_metrics) or [],
+            settings=read("config", read_settings) or {},
+        )
+        hashes = [of["config_hash"] for of in (record.summary, record.provenance) if of and "config_hash" in of]
+        if len(set(hashes)) > 1:
+            raise UserError(f"{directory / 'summary.json'}: config_hash is not that of provenance.json: of another run")
+    except (UserError, OSError) as error:
+        return RunRecord(step=step, seed=seed, path=directory, damage=str(error))
+    return record
 
 
 def own_symbols(arm: Arm) -> set[str]:

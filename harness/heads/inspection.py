@@ -20,6 +20,7 @@ from rich.text import Text
 from gpt2 import dotconfig
 from gpt2.base.errors import UserError
 from gpt2.base.files import finite, write_json, write_text
+from gpt2.base.text import showable
 from gpt2.config import DataConfig, GPTConfig
 from gpt2.data.batches import eval_batches
 from gpt2.data.dataset import open_dataset
@@ -190,7 +191,8 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
     """Print the heads that are first by w_rec, where there is one, and by reciprocity."""
     console = console or Console(highlight=False)
     heads = inspection.heads
-    console.print(Text(f"{inspection.name}, {len(inspection.text.ids)} tokens: {inspection.text.source}", style="bold"))
+    heading = f"{inspection.name}, {len(inspection.text.ids)} tokens: {inspection.text.source}"
+    console.print(Text(showable(heading), style="bold"))
     for measure in heads.measures:
         if measure.name in SORTED_BY:
             console.print(_top_heads(measure, heads))

@@ -18,11 +18,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gpt2.base.files import read_json
 from gpt2.config import TrainConfig
 from gpt2.data.prepare import dataset_status
 from gpt2.data.token_files import write_random_tokens
 from gpt2.dotconfig import Assignment, resolve
+from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, PlannedRun, run_directory
 from harness.launch.launchers import POLL_S, end, start_local
 from harness.launch.runner import sigterm_is_ctrl_c, why_it_failed
@@ -79,7 +79,7 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
                 reason = why_it_failed(trial.path, returncode)
                 yield Failure(step=step, reason=reason.partition(f" ({folder}")[0])  # without the log, which goes
                 continue
-            summary = read_json(trial.path / "summary.json")
+            summary = read_summary(trial.path / "summary.json")
             parts = {
                 "ms_per_step": summary["ms_per_step"],
                 "eval_s": summary["eval_time_s"] / evaluations(trial.config.train),

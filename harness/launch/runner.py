@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import read_json
 from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.dotconfig import Assignment
 from gpt2.run.record import check_identity, run_identity
+from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, PlannedRun, remember_experiment
-from harness.evidence.store import load_experiment, write_summary_csv
+from harness.evidence.store import load_experiment, load_run, write_summary_csv
 from harness.launch.launchers import POLL_S, start_local
 from harness.launch.terminal import LiveView, progress_bar
 
@@ -29,8 +29,11 @@ from harness.launch.terminal import LiveView, progress_bar
 def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
     """Run a plan. Returns 0 if every run is done, 1 if one failed, 130 if it was interrupted.
 
-    Raises UserError before anything is run if data is missing, or a directory holds another run.
+    Raises UserError before anything is run if data is missing, or a directory holds another run, or a damaged one.
     """
+    for run in plan.runs:
+        if damage := load_run(run.path, run.step, run.seed).damage:
+            raise UserError(f"{damage}. Restore the file, or move {run.path} away to train this run again")
     prepare_data(plan)
     # Opened once: the runs of a plan mostly share one data set.
     datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
@@ -103,9 +106,9 @@ def why_it_failed(path: Path, exitcode: int, log_start: int = 0) -> str:
     """What a trainer's summary says of it, or the last line that it printed from `log_start` of its log on."""
     log = path / "train.log"
     if exitcode == 1 and (path / "summary.json").exists():
-        summary = read_json(path / "summary.json")
+        summary = read_summary(path / "summary.json")
         if summary["status"] == "failed":
-            return f"{summary['error']} ({log})"
+            return f"{summary.get('error') or 'it does not say why'} ({log})"
     with log.open("rb") as file:
         file.seek(log_start)
         lines = file.read().decode(errors="replace").strip().splitlines()

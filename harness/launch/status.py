@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from gpt2.base.text import showable, shown
 from gpt2.run.record import RunLock
 from harness.configure.plan import Plan, PlannedRun
 from harness.evidence.store import RunRecord, load_run
 
-STYLES = {"done": "green", "failed": "bold red", "running": "cyan", "interrupted": "yellow", "unfinished": "yellow"}
+STYLES = {
+    "done": "green",
+    "failed": "bold red",
+    "damaged": "bold red",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "unfinished": "yellow",
+}
 
 
 def print_status(plan: Plan, console: Console | None = None) -> None:
     """Print a line per planned run: status, steps, losses, speed."""
     console = console or Console(highlight=False)
-    console.print(f"[bold]{escape(str(plan.directory))}[/]")
+    console.print(Text(showable(str(plan.directory)), style="bold"))
     table = Table(box=None, pad_edge=False)
     # On a narrow terminal it is the run's name that is folded, and never a number that is cut.
     table.add_column("run", overflow="fold")
     for column in ("status", "step", "val_loss", "ms/step", "tokens/s", "GiB"):
         table.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
-    for run in plan.runs:
-        table.add_row(*_row(run))
+    records = [load_run(run.path, run.step, run.seed) for run in plan.runs]
+    for run, record in zip(plan.runs, records, strict=True):
+        table.add_row(*_row(run, record))
     console.print(table)
+    for record in records:
+        if record.damage is not None:
+            console.print(Text(f"{record.name} is damaged: {shown(record.damage, 400)}"), soft_wrap=True)
 
 
-def _row(run: PlannedRun) -> list[Text | str]:
-    record = load_run(run.path, run.step, run.seed)
+def _row(run: PlannedRun, record: RunRecord) -> list[Text | str]:
     status = "running" if RunLock.is_held(run.path) else record.status
     step = _last(record, "train", "step") or 0
     val_loss = record.value("val_loss") or _last(record, "eval", "val_loss")
     return [
-        run.name,
+        Text(showable(run.name)),
         Text(status, style=STYLES.get(status, "dim")),
         f"{step:.0f}/{run.config.train.max_iters}",
         _number(val_loss, ".4f"),

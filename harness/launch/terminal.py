@@ -12,16 +12,19 @@ from typing import Any
 import rich.progress
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from gpt2.base.progress import Progress
+from gpt2.base.text import showable, shown
 
 PLAIN_EVERY_S = 10.0
 """Where the output is no terminal, a line of progress at most this often."""
+
+LINE = 1000
+"""Characters of what a run says: a reason for failing, an event."""
 
 
 def heading(title: str, command: str) -> None:
@@ -84,7 +87,7 @@ class LiveView:
 
     def say(self, message: str) -> None:
         """A line that stays."""
-        self._console.print(Text(message))
+        self._console.print(Text(showable(message)))
 
     def skipped(self, name: str) -> None:
         """A run is done already."""
@@ -133,7 +136,8 @@ class LiveView:
 
     def _line(self, name: str, what: str, rest: str, style: str = "") -> None:
         of = f"[{self._number[name]}/{len(self._number)}]"
-        self._console.print(f"{escape(of)} {escape(name)}: [{style or 'none'}]{what}[/] {escape(rest)}".rstrip())
+        said = f" {shown(rest, LINE)}" if rest else ""
+        self._console.print(Text.assemble(showable(f"{of} {name}: "), (what, style or "none"), said))
 
     def _losses(self) -> str:
         loss = self._train.get("loss")
@@ -168,7 +172,7 @@ class LiveView:
             Text(f"{step}/{iters}"),
             Text(f"{_duration(self._eta(self._name))} left"),
         )
-        detail = self._phase or f"{self._losses()}, {self._train['tokens_per_s']:,.0f} tokens/s"
+        detail = shown(self._phase, LINE) or f"{self._losses()}, {self._train['tokens_per_s']:,.0f} tokens/s"
         return Group(grid, Text(f"  {detail}; {_duration(self._eta_all())} for all runs", style="dim"))
 
 

@@ -247,7 +247,7 @@ def _robust_limits(shown: Sequence[Comparison]) -> tuple[float, float]:
 def _bars(experiment: Experiment, metric_name: str, name: str, title: str) -> Sketch | None:
     metric = next(metric for metric in METRICS if metric.name == metric_name)
     values = [(arm, [v for run in arm.done if (v := run.value(metric.name)) is not None]) for arm in experiment.arms]
-    values = [(arm, of) for arm, of in values if of]
+    values = [(arm, of) for arm, of in values if max(of, default=0.0) > 0]
     if not values:
         return None
     labels = []

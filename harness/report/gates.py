@@ -54,7 +54,7 @@ def final_gates(experiment: Experiment) -> Sketch | None:
     for column, name in enumerate(names):
         shown = {arm.step: gates[name][:, -1].mean(axis=0) for arm, _, gates in gated if name in gates}
         moved = [np.abs(shown[arm.step] - _initial(arm, name)).max() for arm, _, _ in gated if arm.step in shown]
-        reach = float(max(moved)) or 0.1
+        reach = float(max(filter(np.isfinite, moved), default=0.0)) or 0.1
         for row, (arm, _, gates) in enumerate(gated):
             axes = panels[row, column]
             if name not in gates:

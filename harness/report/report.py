@@ -9,6 +9,8 @@ they cannot disagree. An ablation that is not finished gets a report too, which 
 from __future__ import annotations
 
 import base64
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from rich.text import Text
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
+from gpt2.base.text import showable, shown
 from gpt2.dotconfig import load
 from harness.configure.plan import make_plan
 from harness.evidence.stats import (
@@ -34,7 +37,7 @@ from harness.evidence.stats import (
 )
 from harness.evidence.store import Experiment, write_summary_csv
 from harness.report.figures import Drawing, draw_figures
-from harness.report.pages import templates
+from harness.report.pages import show, templates
 from harness.report.tables import (
     DASH,
     Table,
@@ -50,6 +53,9 @@ from harness.report.tables import (
 
 PRINTED = ("step", "reference", "n", "Δ loss", "95 % interval", "verdict")
 """Columns of the comparison that a terminal has room for."""
+
+SENTENCE = 400
+"""Characters of a warning, which may hold what a run says of itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +131,7 @@ def render(report: Report, name: str) -> str:
     """The text of "report.md" or "report.html"."""
     is_html = name.endswith(".html")
     # Markdown has no escaping of jinja's: everything that is put into the template passes through ours instead.
-    environment = templates(html=is_html, finalize=None if is_html else _escape_markdown)
+    environment = templates(html=is_html, finalize=show if is_html else _escape_markdown)
     environment.filters["data_uri"] = _data_uri
     return environment.get_template(f"{name}.j2").render(report=report)
 
@@ -134,32 +140,32 @@ def print_report(report: Report) -> None:
     """Print the comparison, what speaks against it and the verdict. Fits 80 columns; the files hold the rest."""
     console = Console(highlight=False)
     comparison = report.comparison
-    shown = [comparison.columns.index(column) for column in PRINTED]
+    places = [comparison.columns.index(column) for column in PRINTED]
     table = rich.table.Table(title=comparison.title, title_justify="left", box=None, pad_edge=False)
-    for index in shown:
+    for index in places:
         is_text = index < comparison.text_columns
         table.add_column(comparison.columns[index], justify="left" if is_text else "right", no_wrap=not is_text)
     for row in comparison.rows:
-        table.add_row(*(Text(row[index]) for index in shown))
+        table.add_row(*(Text(showable(row[index])) for index in places))
     if comparison.rows:
         console.print(table)
     for sentence in (*(f"warning: {warning}" for warning in report.warnings), report.partial):
         if sentence:
-            console.print(Text(sentence))
-    console.print(Text(report.verdict, style="bold"))
+            console.print(Text(showable(sentence)))
+    console.print(Text(showable(report.verdict), style="bold"))
 
 
 def _escape_markdown(value: object) -> str:
     """Text that Markdown shows as it is, in a table's cell too. What the template calls safe is left alone."""
     if isinstance(value, Markup):
         return value
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = str(show(" ".join(str(value).split()))).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{c}" if c in "\\`*_[]|#~$" else c for c in text)
 
 
-def _data_uri(path: Path) -> str:
+def _data_uri(path: Path) -> Markup:
     """An SVG file as the address of an image. An image of its own keeps its ids and styles to itself."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return Markup(f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}")
 
 
 # The verdict
@@ -249,7 +255,9 @@ def _warnings(experiment: Experiment) -> list[str]:
     for run in experiment.runs:
         summary, provenance = run.summary or {}, run.provenance or {}
         if run.status == "failed":
-            found.append(f"{run.name} failed: {summary['error']}")
+            found.append(f"{run.name} failed: {summary.get('error') or 'it does not say why'}")
+        if run.damage is not None:
+            found.append(f"{run.name} is damaged, and left out: {run.damage}")
         found += [f"{run.name}: {message}" for message in summary.get("events", [])]
         for resumed in provenance.get("resumed", []):
             for part in ("versions", "code", "hardware"):
@@ -259,7 +267,7 @@ def _warnings(experiment: Experiment) -> list[str]:
         _, note = reference_of(arm, experiment)
         if note:
             found.append(f"{arm.step}: {note}")
-    return found
+    return [shown(sentence, SENTENCE) for sentence in found]
 
 
 def _facts(experiment: Experiment) -> list[tuple[str, str]]:
@@ -271,8 +279,9 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
     if started:
         provenance = started[0].provenance or {}
         data, settings = provenance["data"], identity(experiment.arms[0])
-        facts.append(("Data", f"{data['dataset']}, tokenizer {data['tokenizer']}, {data['train_tokens']:,} tokens"))
-        shape = [f"{settings[s]} {word}" for s, word in _SHAPE if s in settings]
+        names = f"{shown(data['dataset'])}, tokenizer {shown(data['tokenizer'])}"
+        facts.append(("Data", f"{names}, {data['train_tokens']:,} tokens"))
+        shape = [f"{shown(settings[s])} {word}" for s, word in _SHAPE if s in settings]
         facts.append(("Model", ", ".join(shape) or DASH))
     facts.append(("Parameters", _range(experiment, "params", "{:,.0f}")))
     facts.append(("Tokens per run", _range(experiment, "tokens", "{:,.0f}")))
@@ -294,7 +303,7 @@ def _provenance(experiment: Experiment) -> list[tuple[str, str]]:
     started = [run.provenance for run in experiment.runs if run.provenance is not None]
 
     def values(get: Callable[[dict[str, Any]], object]) -> str:
-        return "; ".join(dict.fromkeys(str(get(p)) for p in started if get(p) is not None)) or DASH
+        return "; ".join(dict.fromkeys(shown(get(p)) for p in started if get(p) is not None)) or DASH
 
     versions = dict.fromkeys(name for p in started for name in p["versions"])
     return [
@@ -308,13 +317,17 @@ def _provenance(experiment: Experiment) -> list[tuple[str, str]]:
     ]
 
 
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+
+
 def _commands(experiment: Experiment) -> list[str]:
+    # Somebody will paste these into a shell, and some of the records may be somebody else's.
     commits = {str(run.provenance["code"]["commit"]) for run in experiment.runs if run.provenance is not None}
-    checkout = [f"git checkout {commit}" for commit in sorted(commits - {"None"})[:1]]
-    directory = f"{experiment.settings.get('RESULTS_DIR', 'results')}/{experiment.name}"
+    checkout = [f"git checkout {commit}" for commit in sorted(filter(_COMMIT.fullmatch, commits))[:1]]
+    config = Path(experiment.settings.get("RESULTS_DIR", "results")) / experiment.name / "config"
     return [
         *checkout,
-        f"cp {directory}/config .config",
+        f"cp -- {shlex.quote(str(config))} .config",
         "make check",
         "make MODEL_NAME=again",
         "make report MODEL_NAME=again",

@@ -118,6 +118,8 @@ def short(text: str, width: int = 38) -> str:
 def legend_below(figure: Figure, axes: Axes) -> None:
     """The legend below the figure, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
+    if not labels:  # matplotlib keeps names that begin with "_" to itself
+        return
     longest = max(len(line) for label in labels for line in label.split("\n"))
     columns = max(1, min(len(labels), int(figure.get_figwidth() / (0.55 + 0.062 * longest))))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.6, columnspacing=1.4)

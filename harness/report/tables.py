@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gpt2.base.text import shown
 from harness.evidence.stats import ALPHA, MIN_SEEDS, Comparison, identity_differences, reference_of
 from harness.evidence.store import Experiment, RunRecord, compile_ran
 
@@ -199,7 +200,7 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
 
 
 def _value(value: object) -> str:
-    return DASH if value is None else str(value)
+    return DASH if value is None else shown(value)
 
 
 def count(n: int, noun: str) -> str:

@@ -46,8 +46,9 @@ const diverging = (x) => mixed(x < 0 ? palette.below : palette.above, Math.abs(x
 const css = (rgb) => "rgb(" + rgb.join(" ") + ")";
 
 const signed = (x, digits) => (x === null || x === undefined ? "–" : x.toFixed(digits).replace("-", "−"));
-const hex = (c) => "\\x" + c.charCodeAt(0).toString(16).padStart(2, "0");
-const visible = (token) => token.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, hex).replace(/\n/g, "⏎").replace(/\t/g, "⇥");
+const hex = (c) => (c < "\x80" ? "\\x" : "\\u") + c.codePointAt(0).toString(16).padStart(c < "\x80" ? 2 : 4, "0");
+const obeyed = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu; // by whatever shows text, as an order and not as a character
+const visible = (token) => token.replace(obeyed, hex).replace(/\n/g, "⏎").replace(/\t/g, "⇥");
 const quoted = (index) => visible(data.tokens[index]).replace(/ /g, "␣");
 function element(tag, text, parent, className) {
   const made = document.createElement(tag);
