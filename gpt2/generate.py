@@ -14,8 +14,12 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from gpt2.base.errors import UserError
 from gpt2.data.tokenizer import Tokenizer
 from gpt2.model import GPT
+
+COLDEST = 1e-6
+"""Temperatures below it are as good as 0: logits differ by more where they differ, and dividing them would overflow."""
 
 
 @torch.no_grad()
@@ -34,7 +38,7 @@ def generate(
 
     temperature: 0 takes the likeliest token. top_k: draw from the k likeliest. n_vocab: draw from the first n_vocab
     ids, where the rest are padding. generator: a torch.Generator on the model's device. The model should be in eval
-    mode.
+    mode. UserError where its output is not finite.
 
     Learned positions end at block_size. A sequence that has become longer goes on from its last block_size // 2 tokens,
     as if it began there: moving on by a single token would change the position of every cached one. `use_cache` changes
@@ -55,7 +59,9 @@ def generate(
 
 def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
     """A token for each row of logits [B, V]; [B, 1]."""
-    if temperature == 0:
+    if not bool(logits.isfinite().all()):
+        raise UserError("the model's output is not finite: its weights are too large to compute with")
+    if temperature < COLDEST:
         return logits.argmax(dim=-1, keepdim=True)
     if top_k is not None and top_k < logits.size(-1):
         logits, candidates = logits.topk(top_k)

@@ -6,6 +6,7 @@ python -m scripts.sample results/gpt2-ra-v5-quickstart/ra-v5-eager/seed-1 --prom
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from gpt2.base.errors import UserError, run_command
+from gpt2.base.text import showable, shown
 from gpt2.data.tokenizer import load_tokenizer
 from gpt2.generate import cache_bytes_per_token, generate, stream_text
 from gpt2.machine.device import select_device
@@ -34,8 +36,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.temperature < 0:
         raise UserError(f"--temperature {args.temperature}: must not be negative")
+    if not math.isfinite(args.temperature):
+        raise UserError(f"--temperature {args.temperature}: must be a finite number")
     if args.top_k is not None and args.top_k < 1:
         raise UserError(f"--top-k {args.top_k}: must be at least 1")
+    if args.tokens < 0:
+        raise UserError(f"--tokens {args.tokens}: must not be negative")
+    if not -(2**63) <= args.seed < 2**64:
+        raise UserError(f"--seed {shown(args.seed)}: must fit into 64 bits")
+    if not _is_utf8(args.prompt):
+        raise UserError(f"--prompt {shown(args.prompt)}: is not UTF-8")
 
     device = select_device(args.device)
     model = load_model(args.model).to(device)
@@ -59,16 +69,26 @@ def main() -> None:
         generator=torch.Generator(device).manual_seed(args.seed),
         use_cache=not args.no_cache,
     )
-    print(args.prompt, end="", flush=True)
+    print(_on_screen(args.prompt), end="", flush=True)
     start, pieces = time.perf_counter(), 0
     for piece in stream_text(tokenizer, (int(token) for token in tokens)):
-        print(piece, end="", flush=True)
+        print(_on_screen(piece), end="", flush=True)
         pieces += 1
     print()
     if args.stats:
         count, seconds = pieces - 1, time.perf_counter() - start  # the last piece is what is left over
         cache = "no KV cache" if args.no_cache else f"KV cache {cache_bytes_per_token(model):,} bytes/token, measured"
         print(f"{count} tokens in {seconds:.2f} s, {count / seconds:.1f} tokens/s; {cache}", file=sys.stderr)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether an argument was: Python makes halves of surrogate pairs of bytes that are not."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _on_screen(text: str) -> str:
+    """What a model says, with the characters that a terminal would obey written as in Python; blanks stay."""
+    return showable(text, keep="\n\t")
 
 
 if __name__ == "__main__":

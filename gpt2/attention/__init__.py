@@ -19,6 +19,7 @@ import importlib.util
 from torch import nn
 
 from gpt2.base.errors import UserError
+from gpt2.base.text import shown
 from gpt2.config import GPTConfig
 
 # Where the RA v5 plan's names differ from the rule "variant foo lives in gpt2/attention/foo.py".
@@ -28,7 +29,12 @@ _MODULES = {"ra_v5": "ra_ultimate_v5"}
 def build_attention(config: GPTConfig) -> nn.Module:
     """One layer's attention of the variant that `config.attention` names. UserError if there is no such variant."""
     name = f"{__name__}.{_MODULES.get(config.attention, config.attention)}"
-    if importlib.util.find_spec(name) is None:
-        raise UserError(f"ATTENTION_{config.attention.upper()}=y: there is no module {name.replace('.', '/')}.py")
-    module: nn.Module = importlib.import_module(name).build(config)
+    where = f"ATTENTION_{shown(config.attention.upper())}=y: "
+    # The name may come from somebody's file: "../../x" and "a.b" are none of a module here.
+    if not config.attention.isidentifier() or importlib.util.find_spec(name) is None:
+        raise UserError(f"{where}there is no module {shown(name.replace('.', '/'))}.py")
+    build = getattr(importlib.import_module(name), "build", None)
+    if build is None:
+        raise UserError(f"{where}{name.replace('.', '/')}.py is no variant")
+    module: nn.Module = build(config)
     return module

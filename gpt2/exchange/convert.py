@@ -24,7 +24,7 @@ from gpt2.config import GPTConfig
 from gpt2.exchange.hf import CONFIG, GPT2_VOCAB_SIZE, download, is_hub_name, read_hf
 from gpt2.model import GPT
 from gpt2.run.checkpoint import read_checkpoint
-from gpt2.run.load import load_model, model_of
+from gpt2.run.load import load_model, model_of, unwrapped
 from gpt2.symbols import padded
 
 # A power of two, so that every format has it exactly; within float16's range, and far above the norm of any input.
@@ -39,7 +39,7 @@ def read_model(source: str) -> GPT:
     path = Path(source)
     if path.is_file():
         content = read_checkpoint(path)
-        return model_of(_from_nanogpt(content) if "model_args" in content else content, origin=source)
+        return model_of(_from_nanogpt(content, source) if "model_args" in content else content, origin=source)
     if (path / CONFIG).exists():
         return read_hf(path)
     if (path / "checkpoints").is_dir():
@@ -52,12 +52,12 @@ def read_model(source: str) -> GPT:
     raise UserError(f"{source}: no such file or directory")
 
 
-def _from_nanogpt(content: dict[str, Any]) -> dict[str, Any]:
-    """What nanoGPT's train.py saves, as our checkpoint's content: same names, but those torch.compile prefixed."""
+def _from_nanogpt(content: dict[str, Any], origin: str) -> dict[str, Any]:
+    """What nanoGPT's train.py saves, as our checkpoint's content: the same names, and a mask perhaps."""
     weights = content.get("model")
-    if not isinstance(weights, dict) or not isinstance(content["model_args"], dict):
+    if not isinstance(weights, dict):
         return {"model_config": content["model_args"]}
-    weights = {str(name).removeprefix("_orig_mod."): tensor for name, tensor in weights.items()}
+    weights = unwrapped(weights, origin=origin)
     # Where torch had no SDPA, nanoGPT stored its causal mask too. Without bias=True this is no parameter's name.
     masks = [name for name in weights if name.endswith(".attn.bias")]
     for name in masks:

@@ -1,13 +1,13 @@
 """GPT-2 as the Hugging Face library `transformers` keeps it: read into a `GPT`, and written from one.
 
-A directory holds config.json and the weights, as safetensors (in several files where they are large) or, from older
-versions, pytorch_model.bin. `transformers` itself is not needed. Its GPT-2 differs from ours in names, in weights of
-linear layers being [in, out], and in options, of which those that change the function are refused by name.
+A directory holds config.json and the weights, as safetensors or, from older versions, pytorch_model.bin; in several
+files and with an index where they are large. `transformers` itself is not needed. Its GPT-2 differs from ours in names,
+in weights of linear layers being [in, out], and in options, of which those that change the function are refused by
+name.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -17,17 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt2.base.errors import UserError
-from gpt2.base.files import write_json
+from gpt2.base.errors import UserError, one_line
+from gpt2.base.files import read_json, write_json
+from gpt2.base.text import shown
 from gpt2.config import GPTConfig
 from gpt2.model import GPT
 from gpt2.run.checkpoint import read_checkpoint
-from gpt2.run.load import model_of
+from gpt2.run.load import model_of, unwrapped
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 OLD_WEIGHTS = "pytorch_model.bin"
+INDEX, OLD_INDEX = f"{WEIGHTS}.index.json", f"{OLD_WEIGHTS}.index.json"
 
 GPT2_VOCAB_SIZE = 50257
 END_OF_TEXT = 50256
@@ -39,7 +40,6 @@ _FIXED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
     "layer_norm_epsilon": 1e-5,
-    "tie_word_embeddings": True,
 }
 _GELU_TANH = {"gelu_new": True, "gelu_pytorch_tanh": True, "gelu": False}
 _SIZES = {
@@ -70,40 +70,53 @@ def download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, "model*.safetensors", INDEX]))
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{name}: not here, and not to be had from the Hugging Face hub: {reason}") from None
+        raise UserError(f"{name}: not here, and not to be had from the Hugging Face hub: {one_line(error)}") from None
 
 
 def read_hf(directory: Path) -> GPT:
     """The model in a directory that `save_pretrained` of a GPT-2 wrote, in float32. UserError if there is none."""
-    config = _read_json(directory / CONFIG)
+    path = directory / CONFIG
+    config = read_json(path)
     if config.get("model_type") != "gpt2":
-        raise UserError(f"{directory / CONFIG}: model_type is {config.get('model_type')!r}: only 'gpt2' can be read")
+        raise UserError(f"{path}: model_type is {_quoted(config.get('model_type'))}: only 'gpt2' can be read")
     for key, ours in _FIXED.items():
         if config.get(key, ours) != ours:
-            raise UserError(f"{directory / CONFIG}: {key} is {config[key]!r}: can be read only where it is {ours!r}")
+            raise UserError(f"{path}: {key} is {_quoted(config[key])}: can be read only where it is {ours!r}")
     for key in _SIZES:
-        if not isinstance(config.get(key), int):
-            raise UserError(f"{directory / CONFIG}: {key} is {config.get(key)!r}: must be a whole number")
+        if type(config.get(key)) is not int or not 1 <= config[key] < 2**31:
+            raise UserError(f"{path}: {key} is {_quoted(config.get(key))}: must be a whole number from 1")
     if config.get("n_inner") not in (None, 4 * config["n_embd"]):
-        raise UserError(f"{directory / CONFIG}: n_inner is {config['n_inner']}: must be 4 * n_embd or null")
+        raise UserError(f"{path}: n_inner is {_quoted(config['n_inner'])}: must be 4 * n_embd or null")
     gelu = config.get("activation_function", "gelu_new")
-    if gelu not in _GELU_TANH:
+    if not isinstance(gelu, str) or gelu not in _GELU_TANH:
         known = ", ".join(_GELU_TANH)
-        raise UserError(f"{directory / CONFIG}: activation_function is {gelu!r}: must be one of {known}")
+        raise UserError(f"{path}: activation_function is {_quoted(gelu)}: must be one of {known}")
     weights = {}
-    for name, tensor in _read_weights(directory).items():
+    for name, tensor in unwrapped(_read_weights(directory), origin=str(directory)).items():
         if not isinstance(tensor, Tensor):
-            raise UserError(f"{directory}: {name} is a {type(tensor).__name__}, not a tensor")
+            raise UserError(f"{directory}: {shown(name)} is a {type(tensor).__name__}, not a tensor")
         name = name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
         if _MASK.fullmatch(name):
             continue
         weights[name] = _transposed(name, tensor)
-    if "transformer.wte.weight" in weights:
-        weights.setdefault("lm_head.weight", weights["transformer.wte.weight"])
+    _tie(weights, config.get("tie_word_embeddings", True), directory)
     sizes = {ours: config[theirs] for theirs, ours in _SIZES.items()}
     content = {"model_config": sizes | {"bias": True, "gelu_tanh": _GELU_TANH[gelu]}, "model": weights}
     return model_of(content, origin=str(directory))
+
+
+def _tie(weights: dict[str, Tensor], tied: object, directory: Path) -> None:
+    """Add the output's weights where they are those of the embedding. UserError where they are anything else."""
+    embedding = weights.get("transformer.wte.weight")
+    if tied is True and embedding is not None:
+        weights.setdefault("lm_head.weight", embedding)
+    elif tied is not True:
+        head = weights.get("lm_head.weight")
+        if tied is not False or embedding is None or head is None or not torch.equal(head, embedding):
+            raise UserError(
+                f"{directory / CONFIG}: tie_word_embeddings is {_quoted(tied)}, and lm_head.weight is not the token "
+                "embedding: can be read only where it is"
+            )
 
 
 def write_hf(model: GPT, directory: Path, *, vocab_size: int) -> None:
@@ -135,6 +148,7 @@ def _hf_config(config: GPTConfig, vocab_size: int) -> dict[str, Any]:
         "model_type": "gpt2",
         **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
         **_FIXED,
+        "tie_word_embeddings": True,
         "vocab_size": vocab_size,
         "n_inner": None,
         "activation_function": "gelu_new" if config.gelu_tanh else "gelu",
@@ -163,18 +177,32 @@ def _transposed(name: str, tensor: Tensor) -> Tensor:
     return tensor.t() if _TRANSPOSED.fullmatch(name) and tensor.dim() == 2 else tensor
 
 
-def _read_weights(directory: Path) -> dict[str, Tensor]:
-    if (directory / WEIGHTS).exists():
-        return _read_safetensors(directory / WEIGHTS)
-    if (directory / INDEX).exists():
-        index = _read_json(directory / INDEX).get("weight_map")
-        if not isinstance(index, dict):
-            raise UserError(f'{directory / INDEX}: has no entry "weight_map"')
-        files = [_read_safetensors(directory / name) for name in sorted(set(index.values()))]
-        return {name: tensor for file in files for name, tensor in file.items()}
-    if (directory / OLD_WEIGHTS).exists():
-        return read_checkpoint(directory / OLD_WEIGHTS)
-    raise UserError(f"{directory}: holds no weights: none of {WEIGHTS}, {INDEX}, {OLD_WEIGHTS}")
+def _read_weights(directory: Path) -> dict[Any, Any]:
+    """Everything that the files with weights hold, by name."""
+    for whole, index, read in ((WEIGHTS, INDEX, _read_safetensors), (OLD_WEIGHTS, OLD_INDEX, read_checkpoint)):
+        if (directory / whole).exists():
+            return read(directory / whole)
+        if (directory / index).exists():
+            weights: dict[Any, Any] = {}
+            for path in _indexed(directory / index):
+                part = read(path)
+                if twice := weights.keys() & part.keys():
+                    raise UserError(f"{path}: {shown(next(iter(twice)))} is in another file of {index} too")
+                weights |= part
+            return weights
+    raise UserError(f"{directory}: holds no weights: none of {WEIGHTS}, {INDEX}, {OLD_WEIGHTS}, {OLD_INDEX}")
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names, each of which lies beside it. UserError for an index that names others."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise UserError(f'{index}: has no entry "weight_map" that names files')
+    for name in files.values():
+        is_name = isinstance(name, str) and name.isprintable() and name not in ("", "..") and Path(name).name == name
+        if not is_name:
+            raise UserError(f"{index}: weight_map names {_quoted(name)}: must be the name of a file beside it")
+    return [index.with_name(name) for name in sorted(set(files.values()))]
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -183,20 +211,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
     except ImportError:
         raise UserError(f"{path}: reading it needs the package safetensors (extra `hf`)") from None
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no file")
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors: {str(error).splitlines()[0]}") from None
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors: {one_line(error)}") from None
     return tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: is not a JSON object")
-    return value
+def _quoted(value: object) -> str:
+    return shown(repr(value))

@@ -65,6 +65,7 @@ FLAG = _or_null(Kind("true or false", lambda value: isinstance(value, bool)))
 SCALAR = Kind("text, a number, true, false or null", _is_scalar)
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 STATUS = Kind('"done", "failed" or "interrupted"', lambda value: value in ("done", "failed", "interrupted"))
+TOKENIZER = Kind('"byte" or "gpt2"', lambda value: value in ("byte", "gpt2"))
 
 Schema = Mapping[str, "Kind | Schema | list[Kind | Schema]"]
 """Key -> what its value is: a kind, an object, a list of such. "key?" may be absent, "*" is every key not named."""
@@ -95,7 +96,7 @@ PROVENANCE: Schema = {
     "code": _CODE,
     "versions": _VERSIONS,
     "hardware": _HARDWARE,
-    "data": {"dataset": TEXT, "tokenizer": TEXT, "hash": TEXT, "train_tokens": WHOLE},
+    "data": {"dataset": TEXT, "tokenizer": _or_null(TEXT), "hash": TEXT, "train_tokens": WHOLE},
     "identity": {"RA_V5_GATE_INIT?": NUMBER, "*": SCALAR},
     "config_hash": TEXT,
     "resumed?": [{"step": WHOLE, "code": _CODE, "versions": _VERSIONS, "hardware": _HARDWARE}],
@@ -114,6 +115,12 @@ def read_summary(path: Path) -> Json:
 def read_provenance(path: Path) -> Json:
     """A provenance.json. Raises UserError."""
     return _checked(path, read_json(path), PROVENANCE)
+
+
+def read_tokenizer(path: Path) -> str:
+    """The tokenizer that a provenance.json names, whatever else is in it. Raises UserError."""
+    name: str = _checked(path, read_json(path), {"data": {"tokenizer": TOKENIZER}})["data"]["tokenizer"]
+    return name
 
 
 def read_metrics(path: Path) -> list[Json]:

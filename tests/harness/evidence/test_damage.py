@@ -124,6 +124,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "hardware.cores": (None, 7),
         "data": (),
         "data.hash": ("12",),
+        "data.tokenizer": (None, "12"),
         "data.train_tokens": (7,),
         "started": ("12",),
         "config_hash": (),
