@@ -1,32 +1,56 @@
 # Does a change to GPT-2's attention pay? `make help` says what there is to type.
 #
 # Targets and help only: every recipe runs a Python module, most of them from scripts/. Settings are theirs to read:
-# no value from .config, a defconfig or the command line is ever expanded here or by a shell.
+# no value from .config, a defconfig, the environment or the command line is ever expanded here or by a shell. Hence
+# `value` for what is read from there, and `override` for what is not to be taken from there. Only MAKEFLAGS and MAKEFILES
+# are out of reach: make expands these before it reads this.
 
-ifeq ($(filter output-sync,$(.FEATURES)),)
-$(error GNU make 4.0 or newer is needed, and this is $(MAKE_VERSION))
+ifeq ($(filter output-sync,$(value .FEATURES)),)
+$(error GNU make 4.0 or newer is needed, and this is $(value MAKE_VERSION))
 endif
 
-.DEFAULT_GOAL := all
+override .DEFAULT_GOAL := all
 .NOTPARALLEL:
 .SUFFIXES:
 
+# make expands these by itself.
+override SHELL := /bin/sh
+override .SHELLFLAGS := -c
+override VPATH :=
+override GPATH :=
+
 # make would put the variables of its command line into the environment of recipes, and expand them for it: `$(shell ...)`
 # in a name would run. Scripts read them from MAKEFLAGS (harness/configure/kconfig.py) instead.
-$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$(eval unexport $v)))
+unexport variable $(foreach variable,$(.VARIABLES),$(if $(filter command,$(origin $(variable))),$(variable)))
 
-Q := $(if $(filter 1,$(V)),,@)
-
-# PYTHON from the command line or the environment is used as it is. Otherwise there is a .venv.
-ifndef PYTHON
-PYTHON := .venv/bin/python
-ENV := .venv/installed.txt
+# Of which MAKEFLAGS is made.
+ifneq ($(origin MAKEOVERRIDES),undefined)
+ifneq ($(value MAKEOVERRIDES),$${-*-command-variables-*-})
+$(error MAKEOVERRIDES is for make to set, and for nobody else)
+endif
 endif
 
-RUN = $(Q)"$(PYTHON)" -m
+override Q := @
+ifeq ($(value V),1)
+override Q :=
+endif
 
-# In single quotes for the shell, whatever is in it.
-quote = '$(subst ','\'',$1)'
+override define newline
+
+
+endef
+
+# In single quotes for the shell, whatever is in it but the end of a line, which is the end of a command.
+override quote = $(if $(findstring $(newline),$1),$(error a line break in '$1'),'$(subst ','\'',$1)')
+
+# PYTHON from the command line or the environment is used as it is. Otherwise there is a .venv.
+override ENV :=
+ifndef PYTHON
+override PYTHON := .venv/bin/python
+override ENV := .venv/installed.txt
+endif
+
+override RUN := $(Q)$(call quote,$(value PYTHON)) -m
 
 .PHONY: FORCE
 FORCE:
@@ -41,8 +65,8 @@ help: ## This text
 	@awk -f scripts/help.awk Makefile
 
 ##@ Configure
-CONFIGURE := menuconfig nconfig guiconfig oldconfig olddefconfig savedefconfig listnewconfig alldefconfig randconfig \
-	list-defconfigs
+override CONFIGURE := menuconfig nconfig guiconfig oldconfig olddefconfig savedefconfig listnewconfig alldefconfig \
+	randconfig list-defconfigs
 .PHONY: $(CONFIGURE) list-steps
 menuconfig: ## Edit .config in a terminal
 nconfig: ## The same

@@ -66,8 +66,15 @@ def test_every_target_has_its_script(checkout: Path) -> None:
 
 def test_the_makefile_reads_no_variables_but_its_documented_ones() -> None:
     text = (ROOT / "Makefile").read_text()
-    own = {"CONFIGURE", "ENV", "FEATURES", "MAKE_VERSION", "PYTHON", "Q", "RUN", "V", "VARIABLES"}
-    assert set(re.findall(r"\$\(\.?([A-Z_]+)\)", text)) == own
+    ours = {"CONFIGURE", "ENV", "Q", "RUN"}
+    assert set(re.findall(r"\$\(([A-Z_]+)\)", text)) == ours
+    # What others may set is read as it stands, and what is ours nobody else sets.
+    assert set(re.findall(r"\$\(value \.?([A-Z_]+)\)", text)) == {
+        *("FEATURES", "MAKEOVERRIDES", "MAKE_VERSION", "PYTHON", "V"),
+    }
+    assigned = re.findall(r"^((?:override )?)(?:define )?([\w.]+)(?: :?=|$)", text, re.MULTILINE)
+    assert ours < {name for _, name in assigned}
+    assert {prefix for prefix, name in assigned if name not in ("endif", "endef", "else")} == {"override "}
     assert not re.search(r"^-?include|^export", text, re.MULTILINE)
 
 
@@ -80,7 +87,7 @@ def test_the_two_spellings_of_a_defconfig(checkout: Path) -> None:
 
 def test_v_shows_the_command_and_python_may_come_on_the_command_line(checkout: Path) -> None:
     result = make(checkout, "V=1", f"PYTHON={sys.executable}", "list-steps", python=None)
-    assert result.stdout.startswith(f'"{sys.executable}" -m scripts.list_steps\n')
+    assert result.stdout.startswith(f"'{sys.executable}' -m scripts.list_steps\n")
     assert not (checkout / ".venv").exists()
 
 
@@ -120,6 +127,69 @@ def test_no_value_is_ever_expanded(checkout: Path, value: str) -> None:
     for command in ("help", "list-defconfigs", "list-steps", "savedefconfig", "--dry-run all"):
         make(checkout, *command.split(), f"MODEL_NAME={value}")
     assert not list(checkout.glob("pwned*"))
+
+
+OURS = ["V", "Q", "RUN", "ENV", "PYTHON", "quote", "newline", "variable", "CONFIGURE"]
+MAKES = [
+    *(
+        "SHELL",
+        ".SHELLFLAGS",
+        "VPATH",
+        "GPATH",
+        "SUFFIXES",
+        "MAKE",
+        "MAKEOVERRIDES",
+        "MFLAGS",
+        "MAKELEVEL",
+        "MAKECMDGOALS",
+    ),
+    *("CURDIR", ".VARIABLES", ".FEATURES", "MAKE_VERSION", ".DEFAULT_GOAL", ".RECIPEPREFIX"),
+]
+ANYBODYS = ["KCONFIG_SEED", "MODEL_NAME", "CONFIG_MODEL_NAME", "FOO", "IN"]
+
+EXPANDED = "$(file >pwned)${shell touch pwned}$(eval $(shell touch pwned))"
+"""What make runs. `file` needs no shell, which may be part of what was changed."""
+
+
+@pytest.mark.parametrize("name", [*OURS, *MAKES, *ANYBODYS])
+@pytest.mark.parametrize("value", [EXPANDED, f"1 {EXPANDED}", *INJECTIONS[1:], "x\ntouch pwned\n", "'\ntouch pwned\n'"])
+def test_no_variable_is_ever_expanded(checkout: Path, name: str, value: str) -> None:
+    goals = ["help", "list-steps", "defconfig-none", "lint"]
+    environ = {"PATH": os.environ["PATH"], "PYTHON": "/bin/true"}
+    for command, environment in [
+        (["make", f"{name}={value}"], environ),
+        (["make"], environ | {name: value}),
+        (["make", "--environment-overrides"], environ | {name: value}),
+        (["make"], environ | {"MAKEFLAGS": f" -- {name}={escaped(value)}"}),
+    ]:
+        subprocess.run([*command, "-k", *goals], cwd=checkout, env=environment, capture_output=True, timeout=20)
+        assert not (checkout / "pwned").exists(), command
+
+
+def escaped(value: str) -> str:
+    """A value as make writes it to MAKEFLAGS for the makes below it."""
+    return re.sub(r"([\s\\])", r"\\\1", value).replace("$", "$$")
+
+
+@pytest.mark.parametrize(
+    "name", ["a python", "it's", 'a "python"', "$(python)", "a`b`", "a\\b", "a;b", "a#b", "a,b)", "$x"]
+)
+@pytest.mark.parametrize("where", ["command line", "environment"])
+def test_a_python_of_any_name_is_run_as_it_is(checkout: Path, tmp_path: Path, name: str, where: str) -> None:
+    python = tmp_path / name
+    python.write_text('#!/bin/sh\nprintf \'%s|\' "$0" "$@"\n')
+    python.chmod(0o755)
+    given = [f"PYTHON={python}"] if where == "command line" else []
+    result = make(checkout, "list-steps", *given, python=None if given else str(python))
+    assert (result.stdout, result.stderr) == (f"{python}|-m|scripts.list_steps|", "")
+
+
+def test_a_line_break_in_a_name_is_one_line(checkout: Path) -> None:
+    for arguments, python in ((["list-steps"], "a\ntouch pwned"), (["defconfig-a\ntouch pwned"], sys.executable)):
+        result = make(checkout, *arguments, python=python)
+        assert result.returncode == 2
+        assert "a line break in 'a" in result.stderr
+        assert not (checkout / "pwned").exists()
 
 
 @pytest.mark.parametrize("name", ["'; touch pwned; '", "`touch pwned`", "$$(touch pwned)", '"; touch pwned; "'])
