@@ -253,12 +253,12 @@ def compile_ran(run: RunRecord) -> str | None:
     if compiled is None:
         return None
     mode = compiled.get("mode") or "default"
-    return str(compiled["ran"]) if mode == "default" else f"{compiled['ran']}, {mode}"
+    return shown(compiled["ran"] if mode == "default" else f"{compiled['ran']}, {mode}")
 
 
 def device_name(run: RunRecord) -> str | None:
     """The device a run was trained on, such as "NVIDIA H100 80GB HBM3"."""
-    return None if run.provenance is None else run.provenance["hardware"]["device_name"]
+    return None if run.provenance is None else shown(run.provenance["hardware"]["device_name"])
 
 
 def load_run(directory: Path, step: str, seed: int) -> RunRecord:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpt2.base.errors import UserError, one_line
+from gpt2.base.text import shown
 from gpt2.checks.dry_run import DryRun, dry_run
 from gpt2.data.prepare import dataset_status
 from harness.configure.plan import Plan, PlannedRun
@@ -58,7 +59,7 @@ def print_checks(plan: Plan) -> int:
     for check in check_plan(plan):
         if check.result is None:
             failed += 1
-            print(f"FAIL  {check.run.name:{width}}  {check.error}", flush=True)
+            print(f"FAIL  {check.run.name:{width}}  {shown(check.error, 1000)}", flush=True)
             continue
         print(f"ok    {check.run.name:{width}}  {check.result.describe()}", flush=True)
         disk += check.result.checkpoint_gib

@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from gpt2.base.text import shown
 from gpt2.config import TrainConfig
 from gpt2.data.prepare import dataset_status
 from gpt2.data.token_files import write_random_tokens
@@ -140,7 +141,7 @@ def print_estimates(plan: Plan) -> int:
     with sigterm_is_ctrl_c():
         for outcome in estimate_plan(plan):
             if isinstance(outcome, Failure):
-                print(f"FAIL  {outcome.step}: {outcome.reason}", flush=True)
+                print(f"FAIL  {outcome.step}: {shown(outcome.reason, 1000)}", flush=True)
             else:
                 estimates.append(outcome)
                 print(f"ok    {outcome.step}: {outcome.ms_per_step:.1f} ms/step", flush=True)

@@ -167,7 +167,7 @@ class LiveView:
         step, iters = self._train.get("step", 0), self._iters[self._name]
         grid = Table.grid(padding=(0, 2))
         grid.add_row(
-            Text(f"[{self._number[self._name]}/{len(self._number)}] {self._name}", style="bold"),
+            Text(showable(f"[{self._number[self._name]}/{len(self._number)}] {self._name}"), style="bold"),
             ProgressBar(total=iters, completed=step, width=20),
             Text(f"{step}/{iters}"),
             Text(f"{_duration(self._eta(self._name))} left"),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from harness.evidence.stats import METRICS, Comparison, reference_of
-from harness.evidence.store import Arm, Experiment, compile_ran
+from harness.evidence.store import Arm, Experiment, compile_ran, device_name
 from harness.report.gates import final_gates, gates_over_training
 from harness.report.style import STYLE, WIDTH, Drawing, Sketch, drawn, legend_below, look_of, short, write_sketch
 
@@ -253,7 +253,7 @@ def _bars(experiment: Experiment, metric_name: str, name: str, title: str) -> Sk
     labels = []
     for arm, _ in values:
         compiled = sorted({str(compile_ran(run)) for run in arm.done} - {"none"})
-        labels.append(short(arm.title) + f"\n[compiled: {', '.join(compiled)}]" * bool(compiled))
+        labels.append(short(arm.title) + ("\n" + short(f"[compiled: {', '.join(compiled)}]")) * bool(compiled))
     figure = Figure(figsize=(WIDTH, 0.6 + sum(0.13 + 0.13 * (1 + label.count("\n")) for label in labels)))
     axes = figure.subplots()
     highest = max(max(of) for _, of in values)
@@ -275,7 +275,7 @@ def _bars(experiment: Experiment, metric_name: str, name: str, title: str) -> Sk
     axes.set_xlim(0, highest * 1.12)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"{metric.label} ({metric.unit})")
-    devices = sorted({str(run.provenance["hardware"]["device_name"]) for run in experiment.runs if run.provenance})
+    devices = sorted({device for run in experiment.runs if (device := device_name(run)) is not None})
     return Sketch(
         name=name,
         title=title,

@@ -327,7 +327,7 @@ def _commands(experiment: Experiment) -> list[str]:
     config = Path(experiment.settings.get("RESULTS_DIR", "results")) / experiment.name / "config"
     return [
         *checkout,
-        f"cp -- {shlex.quote(str(config))} .config",
+        f"cp -- {shlex.quote(showable(str(config)))} .config",
         "make check",
         "make MODEL_NAME=again",
         "make report MODEL_NAME=again",
