@@ -7,7 +7,7 @@ A checkpoint holds the model's configuration beside its weights ("model_config",
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -109,7 +109,8 @@ def unwrapped(weights: dict[Any, Any], *, origin: str) -> dict[str, Any]:
 def _require_sizes(config: GPTConfig, weights: dict[str, Any], origin: str) -> None:
     """UserError unless the sizes of which the others are made are those of the weights, and each layer has some."""
     named = {"lm_head.weight", "transformer.wpe.weight", "transformer.wte.weight"}
-    _require_same_names(named, named & {*weights}, origin)
+    for name in sorted(named):
+        _require_both(name, named, weights, origin)
     _require_shape("transformer.wpe.weight", weights, (config.block_size, config.n_embd), origin)
     _require_shape("transformer.wte.weight", weights, (config.vocab_size, config.n_embd), origin)
     prefix = "transformer.h."
@@ -121,8 +122,8 @@ def _require_sizes(config: GPTConfig, weights: dict[str, Any], origin: str) -> N
 
 def _require_fit(ours: dict[str, Tensor], theirs: dict[str, Any], origin: str) -> None:
     """UserError unless `theirs` are what `ours` are, by name and shape: numbers, finite, with the output tied."""
-    _require_same_names({*ours}, {*theirs}, origin)
-    for name in sorted(ours):
+    for name in sorted({*ours, *theirs}):
+        _require_both(name, ours, theirs, origin)
         _require_shape(name, theirs, tuple(ours[name].shape), origin)
         # As it will be: what float64 holds may be too much for float32.
         if not bool(theirs[name].to(torch.float32).isfinite().all()):
@@ -131,8 +132,9 @@ def _require_fit(ours: dict[str, Tensor], theirs: dict[str, Any], origin: str) -
         raise UserError(f"{origin}: lm_head.weight is not the token embedding, to which the model's output is tied")
 
 
-def _require_same_names(ours: set[str], theirs: set[str], origin: str) -> None:
-    for name in sorted(ours ^ theirs):
+def _require_both(name: str, ours: Container[str], theirs: Container[str], origin: str) -> None:
+    """UserError unless the model and the checkpoint both have a weight of that name."""
+    if name not in theirs or name not in ours:
         where = "the checkpoint lacks" if name in ours else "the model has no"
         raise UserError(f"{origin}: {where} {shown(name)}")
 

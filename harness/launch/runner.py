@@ -105,7 +105,7 @@ def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple
 def why_it_failed(path: Path, exitcode: int, log_start: int = 0) -> str:
     """What a trainer's summary says of it, or the last line that it printed from `log_start` of its log on."""
     log = path / "train.log"
-    if exitcode == 1 and (path / "summary.json").exists():
+    if exitcode in (1, 2) and (path / "summary.json").exists():
         summary = read_summary(path / "summary.json")
         if summary["status"] == "failed":
             return f"{summary.get('error') or 'it does not say why'} ({log})"
