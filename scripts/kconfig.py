@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gpt2.base.errors import run_command
 from gpt2.base.files import write_text
+from gpt2.base.text import shown
 from gpt2.dotconfig import Resolved, load, resolve
 from harness.configure import menus
 from harness.configure.kconfig import (
@@ -86,7 +87,7 @@ def save_with_settings(base: Resolved, source: str) -> None:
     """Write `.config` from `base` and the settings of make's command line."""
     settings = command_line_assignments()
     save(overlay(base, settings))
-    given = ", ".join(f"{setting.symbol}={setting.value}" for setting in settings)
+    given = ", ".join(f"{setting.symbol}={shown(setting.value)}" for setting in settings)
     print(f"Wrote {DOTCONFIG} from {source}" + (f", with {given}" if given else ""))
 
 
