@@ -30,7 +30,7 @@ from gpt2.data.dataset import open_dataset
 from gpt2.machine.device import autocast, device_name
 from gpt2.optimizer import learning_rate, set_lr
 from gpt2.run.clock import process_age_s
-from gpt2.run.directory import beginning, hold, is_done, log_to
+from gpt2.run.directory import beginning, hold, is_done
 from gpt2.run.nonfinite import NonFiniteError
 from gpt2.run.parts import Parts
 from gpt2.run.record import check_identity, run_identity
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the run's directory")
     parser.add_argument("--dry-run", action="store_true", help="build the model and take one step on dummy tokens")
     parser.add_argument("--stop-with-parent", action="store_true", help="stop when the pipe that is stdin is closed")
-    parser.add_argument("--log", action="store_true", help="print to train.log in the run's directory")
+    parser.add_argument("--lock-fd", type=int, help="of the lock on --out that whoever started this has taken")
     parser.add_argument("--record", nargs="+", default=[], help="SYMBOL=value of a command line, to be noted down only")
     args = parser.parse_args()
     resolved = dotconfig.load(args.config)
@@ -59,15 +59,13 @@ def main() -> int:
     stop.install()
     if stop.requested:  # before it has begun
         raise KeyboardInterrupt
-    with hold(args.out) as directory:
-        if args.log:
-            log_to(directory / "train.log")
-        with beginning(directory):
-            if is_done(directory) and check_identity(directory, run_identity(config, open_dataset(config.data))):
-                print(f"{directory}: has finished already")
+    with hold(args.out, args.lock_fd):
+        with beginning(args.out):
+            if is_done(args.out) and check_identity(args.out, run_identity(config, open_dataset(config.data))):
+                print(f"{args.out}: has finished already")
                 return 0
-            run = Run(config, directory, given=args.record)
-            resolved.write(directory / "config")
+            run = Run(config, args.out, given=args.record)
+            resolved.write(args.out / "config")
         status = train(run, stop)
     return {"done": 0, "failed": 1, "interrupted": 130}[status]
 

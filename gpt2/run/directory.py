@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,37 +12,31 @@ from gpt2.run.lock import RunLock
 
 
 @contextmanager
-def hold(directory: Path) -> Iterator[Path]:
-    """Hold a run's directory, made if it is not there. UserError if another process does.
+def hold(directory: Path, fd: int | None = None) -> Iterator[RunLock]:
+    """Hold a run's directory, made if it is not there. HeldElsewhere if another process does.
 
-    What a killed process left half-written goes: at GPT-2's size a checkpoint is 1.5 GB.
+    fd: of the lock that the process which started this one has taken and shares. What a killed process left
+    half-written goes: at GPT-2's size a checkpoint is 1.5 GB.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(directory)
+    lock = RunLock(directory, fd)
     try:
-        sweep(directory)
-        yield directory
+        _sweep(directory)
+        yield lock
     finally:
         lock.release()
 
 
-def sweep(directory: Path) -> None:
-    """Remove what no reader looks at: files that were being written, and checksums without a checkpoint."""
+def _sweep(directory: Path) -> None:
+    """Remove files that were being written, checksums without a checkpoint, the summary of an unfinished attempt."""
     checkpoints = directory / "checkpoints"
     for path in (*directory.glob(".*.tmp"), *checkpoints.glob(".*.tmp"), *checkpoints.glob("*.unchecked")):
         path.unlink()
     for checksum in checkpoints.glob("*.sha256"):
         if not checksum.with_suffix("").exists():
             checksum.unlink()
-
-
-def log_to(path: Path) -> None:
-    """From now on, what this process prints is appended to a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    if not is_done(directory):
+        (directory / "summary.json").unlink(missing_ok=True)
 
 
 @contextmanager

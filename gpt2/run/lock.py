@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import IO
 
 from gpt2.base.errors import UserError
 
@@ -15,22 +14,27 @@ class HeldElsewhere(UserError):
 
 
 class RunLock:
-    """Holds a run's directory for one process; the system lets go of it when the process ends, however it ends."""
+    """Holds a run's directory; the system lets go of it when all that share the lock have ended, however they end.
 
-    def __init__(self, directory: Path) -> None:
-        self._file: IO[str] = (directory / ".lock").open("a+")
+    A runner takes the lock, and shares it with the trainer it starts: that inherits `fd`, and takes it over with
+    `RunLock(directory, fd)`. HeldElsewhere if somebody else holds it.
+    """
+
+    def __init__(self, directory: Path, fd: int | None = None) -> None:
+        self.fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666) if fd is None else fd
+        os.set_inheritable(self.fd, False)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._file.seek(0)
-            owner = self._file.read().strip() or "unknown"
+            owner = os.pread(self.fd, 20, 0).decode(errors="replace").strip() or "unknown"
+            self.release()
             raise HeldElsewhere(f"{directory}: is being trained by process {owner}") from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
-        self._file.close()
+        """Let go of it, as far as this process is concerned."""
+        os.close(self.fd)
 
     @staticmethod
     def is_held(directory: Path) -> bool:

@@ -67,7 +67,6 @@ class Run:
                 config_hash=self.config_hash,
                 given=given,
             )
-        (out / "summary.json").unlink(missing_ok=True)  # of an attempt that did not finish
         self.journal = Journal(config, out)
         if goes_on:
             self.config_hash = read_json(out / "provenance.json")["config_hash"]

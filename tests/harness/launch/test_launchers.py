@@ -204,8 +204,8 @@ def test_the_death_of_what_runs_are_forked_off_costs_one_run_its_time(checkout: 
     plan = checkout.plan(MAX_ITERS="300")
     process = checkout.make()
     wait_for(trains(plan, 0), "it does not train")
-    (nursery,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(nursery), signal.SIGKILL)
+    (forkserver,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(forkserver), signal.SIGKILL)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert f"{plan.runs[0].name}: FAILED after" in printed
