@@ -172,10 +172,10 @@ def train_step(parts: Parts, micro_batches: list[Batch], *, step: int) -> Tensor
 
 @torch.no_grad()
 def evaluate(parts: Parts, stop: Stop) -> float | None:
-    """Mean loss over the evaluation batches; None where it was asked to stop."""
+    """Mean loss per target of the evaluation's batches; None where it was asked to stop."""
     parts.model.eval()
     losses = []
-    for x, y in parts.eval_set:
+    for x, y in parts.eval_set.batches:
         if stop.requested:
             break
         parts.mark_pass()
@@ -183,7 +183,9 @@ def evaluate(parts: Parts, stop: Stop) -> float | None:
             loss = parts.loss(x, y)
         losses.append(loss.clone())
     parts.model.train()
-    return torch.stack(losses).mean().item() if len(losses) == len(parts.eval_set) else None
+    if len(losses) < len(parts.eval_set.batches):
+        return None
+    return parts.eval_set.mean(torch.stack(losses).tolist())
 
 
 if __name__ == "__main__":

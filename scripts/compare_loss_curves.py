@@ -50,6 +50,7 @@ ELSEWHERE = {
     "N_EMBD": "128",
     "BLOCK_SIZE": "128",
     "BATCH_SIZE": "4",
+    "EVAL_TOKENS": "10240",
     "DTYPE_FLOAT32": "y",
 }
 
@@ -65,7 +66,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", help="sequences in a batch (default 32 on CUDA, else 4)")
     parser.add_argument("--block-size", help="tokens in a sequence (default 1024 on CUDA, else 128)")
-    parser.add_argument("--eval-iters", default="20", help="validation batches (default %(default)s)")
+    parser.add_argument("--eval-tokens", help="validation tokens, 0 for all (default 655360 on CUDA, else 10240)")
     parser.add_argument("--json", type=Path, help="write curves and differences to this file")
     parser.add_argument("--figure", type=Path, help="draw them to this PNG file, and as SVG beside it")
     parser.add_argument("overrides", metavar="SYMBOL=value", nargs="*", help="any other setting")
@@ -107,7 +108,7 @@ def _config(args: argparse.Namespace, device: torch.device) -> RunConfig:
         "--steps": ("MAX_ITERS", str(args.steps)),
         "--batch-size": ("BATCH_SIZE", args.batch_size),
         "--block-size": ("BLOCK_SIZE", args.block_size),
-        "--eval-iters": ("EVAL_ITERS", args.eval_iters),
+        "--eval-tokens": ("EVAL_TOKENS", args.eval_tokens),
     }
     # A short run is not all warm-up.
     defaults = {"DATASET_BIN": "y", "WARMUP_ITERS": str(max(0, min(100, args.steps // 3)))}

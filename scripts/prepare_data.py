@@ -38,7 +38,7 @@ def print_dataset(dataset: Dataset) -> None:
         "data": dataset.path,
         "training": f"{dataset.train_tokens:,} tokens",
         "validation": f"{dataset.val_tokens:,} tokens",
-        "bytes per token": f"unknown: {dataset.val_bytes_unknown}" if ratio is None else f"{ratio:.4f} (validation)",
+        "bytes per token": f"unknown: {dataset.vocabulary.unknown}" if ratio is None else f"{ratio:.4f} (validation)",
         "hash": dataset.hash,
     }
     for name, fact in facts.items():

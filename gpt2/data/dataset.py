@@ -5,18 +5,20 @@ dataset = open_dataset(config.data)
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gpt2.base.errors import UserError
 from gpt2.config import DataConfig
 from gpt2.data.corpora import Corpus, open_corpus
 from gpt2.data.token_files import Tokens
-from gpt2.data.tokenizer import load_tokenizer
+from gpt2.data.vocabulary import Vocabulary, find_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,13 +43,6 @@ class Dataset:
     train: Tokens
     val: Tokens
 
-    val_bytes_per_token: float | None
-    """UTF-8 bytes of text per validation token, document boundaries included among the tokens but standing for no
-    text: bits per byte = nats per token / (ln 2 * this). None where it is not known."""
-
-    val_bytes_unknown: str | None
-    """Why `val_bytes_per_token` is None, in one line."""
-
     @property
     def train_tokens(self) -> int:
         return len(self.train)
@@ -55,6 +50,24 @@ class Dataset:
     @property
     def val_tokens(self) -> int:
         return len(self.val)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokens stand for. Looked up when it is first asked for."""
+        return find_vocabulary(self.tokenizer, self.vocab_size)
+
+    @property
+    def token_bytes(self) -> np.ndarray | None:
+        """How many bytes of UTF-8 text each token stands for, int64 [vocab_size]; None where that is not known."""
+        return self.vocabulary.token_bytes
+
+    @cached_property
+    def val_bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of text per validation token, of all of them; None where that is not known. Document boundaries
+        are tokens and stand for no text."""
+        if self.token_bytes is None:
+            return None
+        return int(self.val.counts()[: self.vocab_size] @ self.token_bytes) / len(self.val)
 
 
 def prepared_path(config: DataConfig) -> Path:
@@ -87,8 +100,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     """
     if config.dataset == "bin":
         path = Path(config.bin_dir)
-        dataset = dataset_from_files(config, path, train=_bin_files(path, "train"), val=_bin_files(path, "val"))
-        return _with_bytes(dataset)
+        return dataset_from_files(config, path, train=_bin_files(path, "train"), val=_bin_files(path, "val"))
     path = prepared_path(config)
     if not (path / "meta.json").exists():
         raise UserError(f"DATASET_{config.dataset.upper()}: {path} is not prepared: run `make prepare-data`")
@@ -96,11 +108,11 @@ def open_dataset(config: DataConfig) -> Dataset:
     meta = json.loads((path / "meta.json").read_text())
     if dataset.hash != meta["hash"]:
         raise UserError(f"{path}: its tokens are not those that were prepared: delete it and run `make prepare-data`")
-    return dataclasses.replace(dataset, val_bytes_per_token=meta["val_bytes"] / meta["val_tokens"])
+    return dataset
 
 
 def dataset_from_files(config: DataConfig, path: Path, *, train: list[Path], val: list[Path]) -> Dataset:
-    """A data set from its files, checked; its byte count is left open. Raises UserError as `open_dataset` does."""
+    """A data set from its files, checked. Raises UserError as `open_dataset` does."""
     splits = Tokens(train), Tokens(val)
     hashes = []
     for tokens in splits:
@@ -116,8 +128,6 @@ def dataset_from_files(config: DataConfig, path: Path, *, train: list[Path], val
         vocab_size=config.vocab_size,
         train=splits[0],
         val=splits[1],
-        val_bytes_per_token=None,
-        val_bytes_unknown=None,
     )
 
 
@@ -126,16 +136,3 @@ def _bin_files(folder: Path, split: str) -> list[Path]:
     if not files:
         raise UserError(f"DATASET_BIN_DIR={folder}: holds no {split}.bin and no *{split}*.bin shards")
     return files
-
-
-def _with_bytes(dataset: Dataset) -> Dataset:
-    """`dataset` with the bytes that its validation tokens stand for, if its tokenizer is there to tell."""
-    try:
-        tokenizer = load_tokenizer(dataset.tokenizer)
-    except UserError as error:
-        return dataclasses.replace(dataset, val_bytes_unknown=str(error))
-    if tokenizer.n_vocab != dataset.vocab_size:
-        unknown = f"VOCAB_SIZE={dataset.vocab_size}, but the tokenizer {tokenizer.name} has {tokenizer.n_vocab} tokens"
-        return dataclasses.replace(dataset, val_bytes_unknown=unknown)
-    n_bytes = int(dataset.val.counts()[: tokenizer.n_vocab] @ tokenizer.token_bytes())
-    return dataclasses.replace(dataset, val_bytes_per_token=n_bytes / len(dataset.val))

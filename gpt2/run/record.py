@@ -16,6 +16,7 @@ import torch
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, finite, read_json, write_json
 from gpt2.config import RunConfig
+from gpt2.data.batches import EvalSet
 from gpt2.data.dataset import Dataset
 from gpt2.machine.device import hardware, versions
 from gpt2.run.checkpoint import sha256_of
@@ -84,6 +85,7 @@ def write_provenance(
     *,
     device: torch.device,
     dataset: Dataset,
+    eval_set: EvalSet,
     identity: dict[str, Any],
     config_hash: str,
     given: Sequence[str],
@@ -102,6 +104,8 @@ def write_provenance(
                 "train_tokens": dataset.train_tokens,
                 "val_tokens": dataset.val_tokens,
                 "val_bytes_per_token": dataset.val_bytes_per_token,
+                "eval_targets": eval_set.n_targets,
+                "eval_bytes": eval_set.n_bytes,
             },
             "identity": identity,
             "config_hash": config_hash,

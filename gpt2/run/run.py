@@ -29,7 +29,7 @@ from gpt2.run.parts import Parts
 from gpt2.run.progress import Progress
 from gpt2.run.record import add_resumption, check_identity, run_identity, write_provenance
 from gpt2.run.resume import restore
-from gpt2.run.summary import bits_per_byte, numbers, speed, why_not_done
+from gpt2.run.summary import numbers, speed, why_not_done
 
 # So many steps in a row that gradient scaling had to skip are no overflow but a run that has diverged: the scale has
 # been halved for each of them, from 65536 to nothing.
@@ -63,6 +63,7 @@ class Run:
                 out,
                 device=self.parts.device,
                 dataset=dataset,
+                eval_set=self.parts.eval_set,
                 identity=identity,
                 config_hash=self.config_hash,
                 given=given,
@@ -147,7 +148,7 @@ class Run:
             self.step,
             tokens=self.tokens,
             val_loss=val_loss,
-            val_bpb=bits_per_byte(self.parts, val_loss),
+            val_bpb=self.parts.eval_set.bits_per_byte(val_loss),
             time_s=round(self.progress.clock.total_s, 3),
         )
 

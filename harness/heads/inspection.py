@@ -21,7 +21,7 @@ from gpt2 import dotconfig
 from gpt2.base.errors import UserError
 from gpt2.base.files import finite, write_json, write_text
 from gpt2.config import DataConfig, GPTConfig
-from gpt2.data.batches import eval_batches
+from gpt2.data.batches import eval_set
 from gpt2.data.dataset import open_dataset
 from gpt2.data.tokenizer import Tokenizer, load_tokenizer
 from gpt2.run.load import load_model
@@ -125,7 +125,7 @@ def validation_window(path: Path, model: GPTConfig, data: DataConfig | None) -> 
     if data is None:
         raise UserError(f"{path}: is in no run's directory, which would tell its data set: name a text, --text FILE")
     dataset = open_dataset(data)
-    (x, _) = next(eval_batches(dataset, batch_size=1, block_size=model.block_size, iters=1))
+    ((x, _),) = eval_set(dataset, batch_size=1, block_size=model.block_size, eval_tokens=1).batches
     source = f"the first validation window of {dataset.name}"
     return InspectedText(source=source, ids=x[0], labels=_labels(x[0].tolist(), _tokenizer(model, data)))
 

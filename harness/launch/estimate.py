@@ -164,7 +164,8 @@ def _trial(run: PlannedRun, folder: Path) -> PlannedRun:
     ready, _ = dataset_status(run.config.data)
     if not ready:
         c = run.config
-        n_val = c.train.eval_iters * c.train.batch_size * c.model.block_size + 1
+        # As many as are evaluated; of how many "all" are, the default is as good a guess as any.
+        n_val = (c.train.eval_tokens or TrainConfig.eval_tokens) + c.model.block_size
         write_random_tokens(folder, vocab_size=c.data.vocab_size, n_tokens=2 * c.tokens_per_iter + 1, n_val=n_val)
         minimal = [a for a in minimal if not a.symbol.startswith(("DATASET_", "TOKENIZER_"))]
         settings |= {"DATASET_BIN": "y", "DATASET_BIN_DIR": str(folder), "VOCAB_SIZE": str(c.data.vocab_size)}

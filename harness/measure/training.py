@@ -314,7 +314,7 @@ def _run_config(load: Load, arm: Arm, device: torch.device, folder: Path) -> Run
         model=load.model(**arm.model),
         data=_data_config(load, folder),
         optimizer=OptimizerConfig(),
-        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_iters=1, **train),
+        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_tokens=1, **train),
     )
 
 
