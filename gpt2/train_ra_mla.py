@@ -75,6 +75,9 @@ def train(run: Run, stop: Stop) -> str:
     parts, t = run.parts, run.config.train
     try:
         run.event("start", f"{parts.model.num_params():,} parameters on {device_name(parts.device)}")
+        for line in parts.dataset.warnings:
+            if line not in run.progress.events:
+                run.differs("data", line)
         if t.compile != "none":
             run.event("compile", f"compiling: {t.compile}, {t.compile_mode}")
         compile_and_warm_up(parts, run.differs)

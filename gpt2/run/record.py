@@ -99,10 +99,11 @@ def write_provenance(
             **_now(device),
             "data": {
                 "dataset": dataset.name,
-                "tokenizer": dataset.tokenizer,
+                "tokenizer": dataset.vocabulary.tokenizer,
                 "hash": dataset.hash,
                 "train_tokens": dataset.train_tokens,
                 "val_tokens": dataset.val_tokens,
+                "val_in_train": dataset.val_in_train,
                 "val_bytes_per_token": dataset.val_bytes_per_token,
                 "eval_targets": eval_set.n_targets,
                 "eval_bytes": eval_set.n_bytes,

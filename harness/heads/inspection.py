@@ -127,7 +127,8 @@ def validation_window(path: Path, model: GPTConfig, data: DataConfig | None) -> 
     dataset = open_dataset(data)
     ((x, _),) = eval_set(dataset, batch_size=1, block_size=model.block_size, eval_tokens=1).batches
     source = f"the first validation window of {dataset.name}"
-    return InspectedText(source=source, ids=x[0], labels=_labels(x[0].tolist(), _tokenizer(model, data)))
+    tokenizer = _tokenizer(model, data) if dataset.vocabulary.tokenizer else None
+    return InspectedText(source=source, ids=x[0], labels=_labels(x[0].tolist(), tokenizer))
 
 
 def _tokenizer(model: GPTConfig, data: DataConfig | None) -> Tokenizer | None:
