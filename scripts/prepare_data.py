@@ -43,6 +43,8 @@ def print_dataset(dataset: Dataset) -> None:
     }
     for name, fact in facts.items():
         print(f"{name:16}{fact}")
+    for line in dataset.warnings:
+        print(f"{'warning':16}{line}")
 
 
 if __name__ == "__main__":

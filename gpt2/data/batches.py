@@ -173,6 +173,12 @@ def batches(
             yield [(x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in micro_batches]
 
 
+def check_windows(dataset: Dataset, *, block_size: int) -> None:
+    """Raise UserError if training or validation tokens do not fill one window of `block_size` targets."""
+    for split in ("training", "validation"):
+        _windows(dataset, split, block_size)
+
+
 def _windows(dataset: Dataset, split: str, block_size: int) -> int:
     """How many windows of `block_size` targets fit: neighbours share one token, the last target of one being the
     first input of the next. Raises UserError if none does."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpt2.base.errors import UserError
+from gpt2.base.files import read_json
 from gpt2.config import DataConfig
 from gpt2.data.corpora import Corpus, open_corpus
 from gpt2.data.meta_pkl import read_meta
@@ -128,8 +129,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     if not (path / "meta.json").exists():
         raise UserError(f"DATASET_{config.dataset.upper()}: {path} is not prepared: run `make prepare-data`")
     dataset = dataset_from_files(config, path, train=[path / "train.bin"], val=[path / "val.bin"])
-    meta = json.loads((path / "meta.json").read_text())
-    if dataset.hash != meta["hash"]:
+    if dataset.hash != read_json(path / "meta.json").get("hash"):
         raise UserError(f"{path}: its tokens are not those that were prepared: delete it and run `make prepare-data`")
     return dataset
 
@@ -146,7 +146,8 @@ def _check_meta(folder: Path, config: DataConfig) -> None:
 
 def dataset_from_files(config: DataConfig, path: Path, *, train: list[Path], val: list[Path]) -> Dataset:
     """A data set from its files, checked. Raises UserError as `open_dataset` does."""
-    splits = Tokens(train), Tokens(val)
+    of_others = config.dataset == "bin"
+    splits = Tokens(train, of_others=of_others), Tokens(val, of_others=of_others)
     cache = Path(config.data_dir, "scans.json")
     hashes = []
     for tokens in splits:

@@ -27,12 +27,16 @@ _HEADER_BYTES = 1024
 _CHUNK = 1 << 24  # tokens read at a time while scanning: 32 MiB
 
 
-def open_token_file(path: Path) -> np.ndarray:
-    """The tokens of one file, uint16 [n], as a read-only memory map. Raises UserError if it is no whole token file."""
+def open_token_file(path: Path, *, of_others: bool = True) -> np.ndarray:
+    """The tokens of one file, uint16 [n], as a read-only memory map. Raises UserError if it is no whole token file.
+
+    A raw file that is not of our own making (`of_others`) is looked at first, whether it holds such tokens.
+    """
     size = require_regular(path).st_size
     try:
         header = np.fromfile(path, dtype="<i4", count=3)
-        other = None if len(header) == 3 and header[0] in (_MAGIC, _MAGIC_UINT32) else foreign(path, size)
+        is_shard = len(header) == 3 and header[0] in (_MAGIC, _MAGIC_UINT32)
+        other = foreign(path, size) if of_others and not is_shard else None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if len(header) == 3 and header[0] == _MAGIC:
@@ -71,10 +75,10 @@ class Scan(NamedTuple):
 class Tokens:
     """Token files, one after another, as one sequence."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, of_others: bool = True) -> None:
         """Raises UserError where a file is missing or no whole token file."""
         self.paths = tuple(paths)
-        self._files = [open_token_file(path) for path in self.paths]
+        self._files = [open_token_file(path, of_others=of_others) for path in self.paths]
         self._ends = np.cumsum([len(file) for file in self._files])
 
     def __len__(self) -> int:

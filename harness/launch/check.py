@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from gpt2.base.errors import UserError, one_line
 from gpt2.checks.dry_run import DryRun, dry_run
-from gpt2.data.prepare import dataset_status
+from gpt2.config import RunConfig
+from gpt2.data.batches import check_windows
+from gpt2.data.dataset import open_dataset
+from gpt2.data.prepare import dataset_status, preview
 from harness.configure.plan import Plan, PlannedRun
 
 
@@ -40,13 +43,31 @@ def check_plan(plan: Plan) -> Iterator[Check]:
             tried[key] = _try(run)
         outcome = tried[key]
         try:
-            _, data = dataset_status(run.config.data)
+            data = describe_data(run.config)
         except UserError as error:
             data, outcome = "", str(error)
         if isinstance(outcome, DryRun):
             yield Check(run=run, result=outcome, data=data, error=None)
         else:
             yield Check(run=run, result=None, data=data, error=outcome)
+
+
+def describe_data(config: RunConfig) -> str:
+    """What is known of a run's data, in a line.
+
+    Raises UserError where it can be neither opened nor prepared, or does not fill a sequence of training or evaluation.
+    """
+    ready, line = dataset_status(config.data)
+    dataset = open_dataset(config.data) if ready else preview(config.data)
+    if dataset is None:
+        return line
+    check_windows(dataset, block_size=config.model.block_size)
+    facts = [line]
+    if config.train.eval_tokens >= dataset.val_tokens:
+        facts.append(f"EVAL_TOKENS={config.train.eval_tokens} is more than there are: all of validation is evaluated")
+    if dataset.vocabulary.unknown is not None:
+        facts.append(f"bits per byte unknown: {dataset.vocabulary.unknown}")
+    return "; ".join([*facts, *dataset.warnings])
 
 
 def print_checks(plan: Plan) -> int:

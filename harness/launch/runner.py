@@ -17,6 +17,7 @@ from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import read_json
+from gpt2.data.batches import check_windows
 from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.dotconfig import Assignment
@@ -40,6 +41,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = ()) -> int:
     # Opened once: the runs of a plan mostly share one data set.
     datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
     for run in plan.runs:
+        check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
         check_identity(run.path, run_identity(run.config, datasets[run.config.data]))
     plan.directory.mkdir(parents=True, exist_ok=True)
     plan.base.write(plan.directory / "config")

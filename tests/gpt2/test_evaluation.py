@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpt2.dotconfig import Assignment, resolve
+from gpt2.run.load import recorded_tokenizer
 from gpt2.run.stop import Stop
 from gpt2.symbols import run_config
 from gpt2.train_ra_mla import Run
@@ -30,8 +31,8 @@ def changing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluations(folder: Path, data: Path, **symbols: str) -> list[dict[str, float]]:
-    """The `eval` lines of a run of two steps of four sequences."""
+def train(folder: Path, data: Path, **symbols: str) -> None:
+    """A run of two steps of four sequences on ready token files."""
     settings = {s: v for s, v in SETTINGS.items() if s != "DATASET_TEXT"} | {
         "DATASET_BIN": "y",
         "DATASET_BIN_DIR": str(data),
@@ -42,6 +43,11 @@ def evaluations(folder: Path, data: Path, **symbols: str) -> list[dict[str, floa
     resolved = resolve([Assignment(symbol, value, "test") for symbol, value in (settings | symbols).items()])
     folder.mkdir()
     Run(run_config(resolved.symbols), folder).train(Stop())
+
+
+def evaluations(folder: Path, data: Path, **symbols: str) -> list[dict[str, float]]:
+    """The `eval` lines of such a run."""
+    train(folder, data, **symbols)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["kind"] == "eval"]
 
@@ -80,3 +86,25 @@ def test_batch_size_against_accumulation_changes_no_evaluation(
     provenance = json.loads((tmp_path / "1" / "provenance.json").read_text())["data"]
     assert provenance["eval_targets"] == len(targets)
     assert provenance["eval_bytes"] == np.count_nonzero(targets)
+
+
+def test_what_validation_shares_with_training_is_recorded_once(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(1).integers(97, 123, size=2000).astype(np.uint16)
+    tokens.tofile(tmp_path / "train.bin")
+    tokens[500:900].tofile(tmp_path / "val.bin")
+    run = tmp_path / "run"
+    train(run, tmp_path)
+    assert json.loads((run / "provenance.json").read_text())["data"]["val_in_train"] == 1.0
+    (line,) = [e for e in json.loads((run / "summary.json").read_text())["events"] if "in training too" in e]
+    assert "100% of the validation text is in training too" in line
+
+
+def test_bits_per_byte_and_a_tokenizer_are_not_stated_of_ids_of_another_vocabulary(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    for split in ("train", "val"):
+        random.integers(0, 10, size=2000).astype(np.uint16).tofile(tmp_path / f"{split}.bin")
+    run = tmp_path / "run"
+    (line, _) = evaluations(run, tmp_path)
+    assert line["val_bpb"] is None
+    assert json.loads((run / "summary.json").read_text())["val_bpb"] is None
+    assert recorded_tokenizer(run) is None

@@ -291,7 +291,7 @@ def targets_of(evaluated: EvalSet) -> list[int]:
 def test_evaluation_is_spread_evenly_and_the_same_for_every_batch_size(
     tmp_path_factory: pytest.TempPathFactory, n_val: int, block_size: int, eval_tokens: int
 ) -> None:
-    dataset = counting(tmp_path_factory.mktemp("eval"), 10, n_val)
+    dataset = counting(tmp_path_factory.mktemp("eval"), 400, n_val)
     sets = []
     if n_val <= block_size:
         with pytest.raises(UserError, match=f"{n_val} validation tokens do not fill .*BLOCK_SIZE={block_size}"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,9 +13,11 @@ import gpt2.checks.dry_run
 from gpt2.attention.ra_ultimate_v5 import FOLDS, fold_lerp
 from gpt2.base.errors import UserError
 from gpt2.checks.dry_run import dry_run
+from gpt2.dotconfig import Assignment, resolve
 from harness.configure.plan import Plan, make_plan
 from harness.launch.check import check_plan, print_checks
-from tests.tiny import tiny
+from harness.launch.runner import run_plan
+from tests.tiny import SETTINGS, tiny
 
 
 def planned(folder: Path, **symbols: str) -> Plan:
@@ -61,6 +65,51 @@ def test_missing_data_fails_the_check(tmp_path: Path) -> None:
     errors = {check.error for check in check_plan(plan)}
     assert len(errors) == 1
     assert "text.txt" in str(errors.pop())
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+@pytest.mark.parametrize(
+    ("n_chars", "settings", "message"),
+    [
+        (400, {"BLOCK_SIZE": "64"}, "40 validation tokens do not fill one sequence of BLOCK_SIZE=64"),
+        (400, {"BLOCK_SIZE": "512"}, "360 training tokens do not fill one sequence of BLOCK_SIZE=512"),
+        (400, {"BLOCK_SIZE": "39"}, None),
+        (400, {"BLOCK_SIZE": "39", "BATCH_SIZE": "64"}, None),
+        (400, {"BLOCK_SIZE": "8", "EVAL_TOKENS": "0"}, None),
+        (400, {"BLOCK_SIZE": "8", "EVAL_TOKENS": "1000000"}, None),
+    ],
+)
+def test_what_cannot_be_evaluated_fails_the_check_as_it_fails_the_run(
+    tmp_path: Path, prepared: bool, n_chars: int, settings: dict[str, str], message: str | None
+) -> None:
+    (tmp_path / "text.txt").write_text("".join(chr(97 + i * i % 26) for i in range(n_chars)))
+    plan = planned(tmp_path, RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1", MAX_ITERS="1", **settings)
+    if not prepared:
+        shutil.rmtree(tmp_path / "data")
+    (check,) = check_plan(plan)
+    assert (check.error is None) == (message is None)
+    assert message is None or message in str(check.error)
+    if settings.get("EVAL_TOKENS") == "1000000":
+        assert "EVAL_TOKENS=1000000 is more than there are: all of validation is evaluated" in check.data
+    if message is None:
+        assert run_plan(plan) == 0
+    else:
+        with pytest.raises(UserError, match=message):
+            run_plan(plan)
+
+
+def test_what_is_known_of_the_data_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = np.random.default_rng(1).integers(0, 10, size=3000).astype(np.uint16)
+    tokens.tofile(tmp_path / "train.bin")
+    tokens[-500:].tofile(tmp_path / "val.bin")
+    settings = {s: v for s, v in SETTINGS.items() if s != "DATASET_TEXT"}
+    settings |= {"DATASET_BIN": "y", "DATASET_BIN_DIR": str(tmp_path), "DATA_DIR": str(tmp_path), "TOKENIZER_BYTE": "y"}
+    resolved = resolve([Assignment(symbol, value, "test") for symbol, value in settings.items()])
+    assert print_checks(make_plan(resolved)) == 0
+    output = capsys.readouterr().out
+    assert f"data: {tmp_path}: 3,000 training, 500 validation tokens" in output
+    assert "bits per byte unknown: TOKENIZER_BYTE: the validation tokens are not its" in output
+    assert "100% of the validation text is in training too" in output
 
 
 def test_dry_run_measures_the_real_model(tmp_path: Path) -> None:
