@@ -155,7 +155,7 @@ def dataset_from_files(config: DataConfig, path: Path, *, train: list[Path], val
         if scan.greatest >= config.vocab_size:
             raise UserError(
                 f"{scan.greatest_in}: holds token {scan.greatest}, but VOCAB_SIZE={config.vocab_size}: give the "
-                "vocabulary it was made with, if it does hold little-endian uint16 tokens"
+                "vocabulary it was made with, if these are little-endian uint16 tokens and not uint8 or big-endian ones"
             )
         hashes.append(scan.sha256)
     if hashes[0] == hashes[1]:

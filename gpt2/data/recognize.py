@@ -137,11 +137,11 @@ def _by_text(pieces: list[bytes]) -> tuple[str, ...] | None:
 
 
 def _is_utf16(piece: bytes) -> bool:
-    """Whether bytes begin with UTF-16's mark and go on with characters of few alphabets."""
+    """Whether bytes begin with UTF-16's mark and go on with various characters of few alphabets."""
     if piece[:2] not in (b"\xff\xfe", b"\xfe\xff") or not _is_printable(piece, "utf-16"):
         return False
-    high = np.frombuffer(piece, dtype=np.uint8)[3 if piece[:1] == b"\xff" else 2 :: 2]
-    return len(np.unique(high)) <= 8
+    text = piece.decode("utf-16", errors="ignore")
+    return "\ufeff" not in text and len(set(text)) >= 8 and len({ord(char) >> 8 for char in text}) <= 8
 
 
 def _is_printable(piece: bytes, encoding: str) -> bool:
@@ -161,37 +161,55 @@ def _by_numbers(raw: np.ndarray) -> tuple[str, ...] | None:
     words = raw.view("<u2")
     if len(words) < 32:
         return None
-    for dtype in ("<f4", "<f8"):
+    quads, pairs = words.reshape(-1, 4), words.reshape(-1, 2)
+    for dtype, zeros in (("<f4", pairs[:, 0]), ("<f8", quads[:, :2])):
         numbers = words.view(dtype)
         with np.errstate(invalid="ignore"):
-            whole = (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < 2**24)
-        if whole.all() and _are_various(numbers):
+            whole = (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < 2**17)
+        # Of large ones, any few words could be that by chance.
+        if whole.all() and _are_various(numbers, 16 if zeros.any() else 4):
             return f"{np.dtype(dtype).name} tokens", "astype", dtype
-    quads, pairs = words.reshape(-1, 4), words.reshape(-1, 2)
     for name, dtype, column, zeros in (
         ("int64 tokens", "<i8", quads[:, 0], quads[:, 1:]),
         ("big-endian int64 tokens", ">i8", quads[:, 3], quads[:, :3]),
         ("uint32 tokens", "<u4", pairs[:, 0], pairs[:, 1]),
         ("big-endian uint32 tokens", ">u4", pairs[:, 1], pairs[:, 0]),
-        ("big-endian uint16 tokens", ">u2", raw[1::2], raw[0::2]),
     ):
-        if not zeros.any() and _are_various(column):
+        if not zeros.any() and _are_various(column, 4):
             return name, "astype", dtype
+    # Counting in steps of 256 is none of these.
+    if not raw[0::2].any() and _are_various(raw[1::2], 8) and len(np.unique(np.diff(raw[1::2]))) >= 8:
+        return "big-endian uint16 tokens", "astype", ">u2"
     # Of a vocabulary beyond 65536: the high words are few and small, and the low ones are not.
     low, high = pairs[:, 0], pairs[:, 1]
     if high.max() < 16 and np.median(low) >= 16 and len(np.unique(low)) >= 32:
         return "uint32 tokens, of more than 65536", "other"
-    places = raw.reshape(-1, 2)
-    if len(places) >= 1024 and 8 <= len(np.unique(raw)) <= 200 and _distance(places) < 0.15:
-        within, across = (len(np.unique(raw[at : len(raw) - at].view("<u2"))) for at in (0, 1))
-        if within > across / 1.5:  # two bytes follow each other within a word as from one to the next
-            return "uint8 tokens", "astype", "u1"
-    return None
+    return ("uint8 tokens", "astype", "u1") if _are_single_bytes(raw) else None
 
 
-def _are_various(column: np.ndarray) -> bool:
-    """Whether numbers are at least four different ones, and mostly not 0."""
-    return len(np.unique(column)) >= 4 and int(np.count_nonzero(column)) > len(column) / 2
+def _are_single_bytes(raw: np.ndarray) -> bool:
+    """Whether bytes, uint8 [2 n], of an alphabet of some size do not know which of a word's two they are.
+
+    First and second ones are the same in distribution, among all words and among the different ones, and follow each
+    other within a word as from one to the next. A vocabulary of two bytes would have to be all pairs of its bytes.
+    """
+    if (np.diff(raw) == 1).all():  # np.arange
+        return True
+    words = raw.view("<u2")
+    different = np.unique(words)
+    if len(words) < 1024 or len(different) < 64 or len(np.unique(raw)) > 200:
+        return False
+    across = np.unique(raw[1:-1].view("<u2"))
+    return (
+        _distance(raw.reshape(-1, 2)) < 0.15
+        and _distance(different.view(np.uint8).reshape(-1, 2)) < 0.3
+        and len(different) > len(across) / 1.5
+    )
+
+
+def _are_various(column: np.ndarray, least: int) -> bool:
+    """Whether numbers are at least so many different ones, and mostly not 0."""
+    return len(np.unique(column)) >= least and int(np.count_nonzero(column)) > len(column) / 2
 
 
 def _distance(places: np.ndarray) -> float:

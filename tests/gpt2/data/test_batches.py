@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2.base.errors import UserError
@@ -287,6 +287,7 @@ def targets_of(evaluated: EvalSet) -> list[int]:
     return [target for _, y in evaluated.batches for target in y[y >= 0].tolist()]
 
 
+@settings(max_examples=40)
 @given(n_val=st.integers(2, 300), block_size=st.integers(1, 6), eval_tokens=st.integers(0, 400))
 def test_evaluation_is_spread_evenly_and_the_same_for_every_batch_size(
     tmp_path_factory: pytest.TempPathFactory, n_val: int, block_size: int, eval_tokens: int
@@ -318,6 +319,7 @@ def test_evaluation_is_spread_evenly_and_the_same_for_every_batch_size(
     assert len(windows) < 3 or np.ptp(np.diff(windows)) <= 1
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_evaluation_means_are_of_the_targets_whatever_the_batch_size(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
