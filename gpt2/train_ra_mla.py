@@ -87,7 +87,7 @@ def train(run: Run, stop: Stop) -> str:
         with closing(parts.batches(run.step)) as stream:
             is_done = loop(run, stream, stop)
         if not is_done:
-            left = f"left a checkpoint at step {run.step}" if run.step else "before the first step"
+            left = f"left a checkpoint at step {run.step}" if run.checkpoints else "before the first step"
             run.event("interrupted", f"{stop.requested}: {left}")
         status, error = "done" if is_done else "interrupted", None
     except NonFiniteError as failure:
@@ -110,21 +110,25 @@ def loop(run: Run, stream: Iterator[list[Batch]], stop: Stop) -> bool:
 
     What is logged at a step depends on the step alone, wherever the run has been stopped, or killed, in between.
     """
-    parts, t, clock = run.parts, run.config.train, run.progress.clock
+    parts, progress, t = run.parts, run.progress, run.config.train
+    save_due = False
     while True:
         if run.step == 0:
             run.log_gates()
         is_last = run.step == t.max_iters
-        if run.step % t.eval_interval == 0 or is_last:
-            with run.progress.eval_clock.running():
+        if progress.val_step != run.step and (run.step % t.eval_interval == 0 or is_last):
+            with progress.eval_clock.running():
                 val_loss = evaluate(parts, stop)
             if val_loss is not None:
                 run.log_evaluation(val_loss)
-        if stop.requested or is_last:
+        if save_due:
+            run.save()
+        is_done = is_last and progress.val_step == run.step
+        if is_done or stop.requested:
             break
 
         # Between two looks at what it has done, the device never waits for the host.
-        clock.start()
+        progress.clock.start()
         while True:
             set_lr(parts.optimizer, learning_rate(run.step, t.max_iters, run.config.optimizer))
             run.count(train_step(parts, next(stream), step=run.step))
@@ -133,17 +137,13 @@ def loop(run: Run, stream: Iterator[list[Batch]], stop: Stop) -> bool:
             save_due = is_last or (t.checkpoint_interval > 0 and run.step % t.checkpoint_interval == 0)
             if log_due or save_due or run.step % t.eval_interval == 0 or stop.requested:
                 break
-        clock.stop()
+        progress.clock.stop()
         run.read()
         if log_due:
             run.log()
-        if save_due:
-            with run.progress.save_clock.running():
-                run.save()
     if not run.is_saved:
-        with run.progress.save_clock.running():
-            run.save()
-    return is_last and val_loss is not None
+        run.save()
+    return is_done
 
 
 def train_step(parts: Parts, micro_batches: list[Batch], *, step: int) -> Tensor:
