@@ -1,9 +1,9 @@
 """What one attention layer costs: the baseline and RA v5, eager and compiled, forward and with backward.
 
-Weights are float32 and matrix products run under autocast, as in training. "forward" is eval mode without gradients,
-where eager RA v5 folds and casts its weights once and reuses them, while the baseline casts its own each time;
-"forward+backward" is train mode, where the fold and its gradient are part of every call. Inputs rotate among several
-buffers, and the variants take turns. The baseline stands there twice: what the two differ by is noise.
+Weights are float32 and matrix products run under autocast, as in training. "forward" is eval mode without gradients;
+"forward+backward" is train mode. RA v5 folds and casts its weights in every call, as the baseline casts its own. Inputs
+rotate among several buffers, and the variants take turns. The baseline stands there twice: what the two differ by is
+noise.
 `scripts/benchmark_attention.py` is the command.
 """
 
