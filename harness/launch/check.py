@@ -11,6 +11,7 @@ from gpt2.config import RunConfig
 from gpt2.data.batches import check_windows
 from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status, preview
+from gpt2.machine.device import select_device, slow_precision
 from harness.configure.plan import Plan, PlannedRun
 
 
@@ -88,12 +89,23 @@ def print_checks(plan: Plan) -> int:
         data[check.data] = None
     for line in data:
         print(f"data: {line}")
+    for line in precision_notes(plan):
+        print(f"note: {line}")
     print(
         f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {disk:.1f} GiB of checkpoints, "
         f"at most about {memory:.1f} GiB of GPU memory",
         flush=True,
     )
     return failed
+
+
+def precision_notes(plan: Plan) -> list[str]:
+    """What is to be said of runs whose precision does not fit the device that they would have here."""
+    asked = dict.fromkeys((run.config.train.device, run.config.train.dtype) for run in plan.runs)
+    # A device that is named and not here will be where the runs are trained.
+    here = {device: select_device(device) for device, _ in asked if device in ("auto", "cpu")}
+    notes = (slow_precision(here[device], dtype) for device, dtype in asked if device in here)
+    return list(dict.fromkeys(note for note in notes if note))
 
 
 def _try(run: PlannedRun) -> DryRun | str:
