@@ -21,6 +21,7 @@ from rich.table import Table
 
 from gpt2.base.errors import UserError, one_line, run_command
 from gpt2.base.files import write_json
+from gpt2.base.terminal import console
 from gpt2.config import RunConfig
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.machine.device import device_name, select_device
@@ -40,7 +41,7 @@ from harness.measure.loss_curves import (
     train_curves,
 )
 from harness.measure.loss_curves_figure import draw_loss_curves
-from harness.measure.timing import measured_on, print_table
+from harness.measure.timing import measured_on
 
 ON_GPU = {"BATCH_SIZE": "32", "COMPILE_MODEL": "y"}
 ELSEWHERE = {
@@ -88,7 +89,7 @@ def main() -> None:
     if len(curves) > 1:
         differences += [over_seeds([d for d in differences if d.arm == arm]) for arm in (OURS, YARDSTICK)]
     print(f"d: training loss minus that of {names[NANOGPT]}, nats/token. Validation: loss after the last step.")
-    print_table(_table(curves, differences, names))
+    console().print(_table(curves, differences, names))
     if args.json:
         write_json(
             args.json,

@@ -12,12 +12,12 @@ import argparse
 from pathlib import Path
 
 from gpt2.base.errors import run_command
+from gpt2.base.terminal import progress_bar
 from gpt2.data.dataset import Dataset
 from gpt2.data.prepare import prepare
 from gpt2.dotconfig import load
 from gpt2.symbols import run_config
 from harness.configure.kconfig import command_line_assignments, configuration, overlay
-from harness.launch.terminal import progress_bar
 
 
 def main() -> None:

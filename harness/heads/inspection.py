@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2 import dotconfig
+from gpt2.base import terminal
 from gpt2.base.errors import UserError
 from gpt2.base.files import finite, write_json, write_text
 from gpt2.config import DataConfig, GPTConfig
@@ -189,7 +190,7 @@ def _as_json(inspection: Inspection) -> Json:
 
 def print_inspection(inspection: Inspection, console: Console | None = None) -> None:
     """Print the heads that are first by w_rec, where there is one, and by reciprocity."""
-    console = console or Console(highlight=False)
+    console = console or terminal.console()
     heads = inspection.heads
     console.print(Text(f"{inspection.name}, {len(inspection.text.ids)} tokens: {inspection.text.source}", style="bold"))
     for measure in heads.measures:

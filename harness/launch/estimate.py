@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from gpt2.base import terminal
 from gpt2.base.files import read_json
 from gpt2.config import TrainConfig
 from gpt2.data.prepare import dataset_status
@@ -148,7 +148,7 @@ def print_estimates(plan: Plan) -> int:
     if estimates:
         total = sum(e.runs * e.run_s for e in estimates)
         until = datetime.now() + timedelta(seconds=total)
-        Console(highlight=False).print(_table(estimates))
+        terminal.console().print(_table(estimates))
         print(
             f"{sum(e.runs for e in estimates)} runs, one after another: {_duration(total)}, "
             f"until {until:%A %d %B %H:%M} if started now; {done} done already"

@@ -16,9 +16,9 @@ from typing import Any
 
 import rich.table
 from markupsafe import Markup
-from rich.console import Console
 from rich.text import Text
 
+from gpt2.base import terminal
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.dotconfig import load
@@ -132,7 +132,7 @@ def render(report: Report, name: str) -> str:
 
 def print_report(report: Report) -> None:
     """Print the comparison, what speaks against it and the verdict. Fits 80 columns; the files hold the rest."""
-    console = Console(highlight=False)
+    console = terminal.console()
     comparison = report.comparison
     shown = [comparison.columns.index(column) for column in PRINTED]
     table = rich.table.Table(title=comparison.title, title_justify="left", box=None, pad_edge=False)
