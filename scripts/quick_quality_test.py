@@ -20,6 +20,7 @@ from rich.table import Table
 
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.files import write_json
+from gpt2.base.numbers import decimal
 from gpt2.base.terminal import console
 from gpt2.dotconfig import Assignment, load
 from harness.configure.kconfig import assignment, command_line_assignments, find_defconfig
@@ -105,7 +106,7 @@ def _gates(result: SeedResult) -> tuple[str, str, str]:
     w = result.w_rec
     if w is None:
         return "-", "-", "-"
-    return f"{result.heads_above} of {len(w)}", f"{sum(w) / len(w):.3f}", f"{max(w):.3f}"
+    return f"{result.heads_above} of {len(w)}", decimal(sum(w) / len(w), 3), decimal(max(w), 3)
 
 
 def _or_dash(value: float | None, spec: str) -> str:

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from gpt2.base.errors import UserError
+from gpt2.base.numbers import decimal
 from gpt2.config import RunConfig, TrainConfig
 from gpt2.loss import CHUNK_TOKENS
 from gpt2.machine.compilation import compile_scope, uncompile
@@ -57,8 +58,8 @@ class DryRun:
     def describe(self) -> str:
         """One line."""
         return (
-            f"{self.params:,} parameters, loss {self.loss:.2f}, GPU memory about {self.memory_gib:.1f} GiB, "
-            f"checkpoints {self.checkpoint_gib:.1f} GiB, {self.flops:.3g} FLOP"
+            f"{self.params:,} parameters, loss {self.loss:.2f}, GPU memory about {decimal(self.memory_gib, 1)} GiB, "
+            f"checkpoints {decimal(self.checkpoint_gib, 1)} GiB, {self.flops:.3g} FLOP"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -76,8 +77,21 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
     if differ:
         raise AnotherRun(
             f"{directory}: holds another run: {'; '.join(differ)}. Choose another CONFIG_MODEL_NAME, or remove it"
+            f"{_how_to_train_longer(directory, theirs, ours)}"
         )
     return True
+
+
+def _how_to_train_longer(directory: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """A sentence for whoever wants a run to be longer than it was, if that is what differs and it has a checkpoint."""
+    more = ours.get("MAX_ITERS", 0) - theirs.get("MAX_ITERS", 0)
+    newest = max((directory / "checkpoints").glob("step-*.pt"), default=None)
+    if more <= 0 or newest is None:
+        return ""
+    return (
+        ". A longer run has another schedule from its first step on. To train these weights on, take another name: "
+        f"make INIT_FROM={shlex.quote(str(newest))} MODEL_NAME=NAME MAX_ITERS={more}"
+    )
 
 
 def write_provenance(

@@ -21,6 +21,7 @@ from gpt2 import dotconfig
 from gpt2.base import terminal
 from gpt2.base.errors import UserError
 from gpt2.base.files import finite, write_json, write_text
+from gpt2.base.numbers import decimal
 from gpt2.config import DataConfig, GPTConfig
 from gpt2.data.batches import eval_set
 from gpt2.data.dataset import open_dataset
@@ -200,12 +201,12 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
 
 def _top_heads(by: Measure, heads: Heads) -> Table:
     """The first heads by a measure, with every measure of theirs."""
-    title = f"highest {by.title} (median {np.median(by.values):.3f})"
+    title = f"highest {by.title} (median {decimal(float(np.median(by.values)), 3)})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("layer", "head", *(measure.title for measure in heads.measures)):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))  # wrapped between words
     order = np.argsort(-by.values, axis=None)[:TOP]  # NaN last
     for layer, head in zip(*np.unravel_index(order, by.values.shape), strict=True):
-        numbers = (f"{measure.values[layer, head]:.3f}" for measure in heads.measures)
+        numbers = (decimal(float(measure.values[layer, head]), 3) for measure in heads.measures)
         table.add_row(str(layer), str(head), *numbers)
     return table

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpt2.base.errors import UserError, one_line
+from gpt2.base.numbers import decimal
 from gpt2.checks.dry_run import DryRun, dry_run
 from gpt2.config import RunConfig
 from gpt2.data.batches import check_windows
@@ -92,8 +93,8 @@ def print_checks(plan: Plan) -> int:
     for line in precision_notes(plan):
         print(f"note: {line}")
     print(
-        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {disk:.1f} GiB of checkpoints, "
-        f"at most about {memory:.1f} GiB of GPU memory",
+        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
+        f"at most about {decimal(memory, 1)} GiB of GPU memory",
         flush=True,
     )
     return failed

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from gpt2.base import terminal
 from gpt2.base.files import read_json
+from gpt2.base.numbers import decimal
 from gpt2.config import TrainConfig
 from gpt2.data.prepare import dataset_status
 from gpt2.data.token_files import write_random_tokens
@@ -183,11 +184,11 @@ def _table(estimates: Sequence[Estimate]) -> Table:
     for e in estimates:
         table.add_row(
             e.step,
-            f"{e.ms_per_step:.1f}",
-            f"{e.eval_s:.1f} s",
-            f"{e.checkpoint_s:.1f} s",
+            decimal(e.ms_per_step, 1),
+            f"{decimal(e.eval_s, 1)} s",
+            f"{decimal(e.checkpoint_s, 1)} s",
             f"{e.startup_s:.1f} s",
-            f"{e.peak_mem_gib:.2f}",
+            decimal(e.peak_mem_gib, 2),
             _duration(e.run_s),
             str(e.runs),
             _duration(e.runs * e.run_s),
