@@ -27,7 +27,7 @@ from gpt2.base.errors import UserError, one_line, run_command
 from gpt2.checks.dry_run import dry_run
 from gpt2.data.batches import Batch
 from gpt2.data.dataset import open_dataset
-from gpt2.machine.device import autocast, device_name
+from gpt2.machine.device import autocast, device_name, slow_precision
 from gpt2.optimizer import learning_rate, set_lr
 from gpt2.run.clock import process_age_s
 from gpt2.run.directory import beginning, hold, is_done
@@ -75,9 +75,12 @@ def train(run: Run, stop: Stop) -> str:
     parts, t = run.parts, run.config.train
     try:
         run.event("start", f"{parts.model.num_params():,} parameters on {device_name(parts.device)}")
-        for line in parts.dataset.warnings:
-            if line not in run.progress.events:
-                run.differs("data", line)
+        warnings = [("data", line) for line in parts.dataset.warnings]
+        if slow := slow_precision(parts.device, t.dtype):
+            warnings.append(("slow_precision", slow))
+        for event, line in warnings:
+            if line not in run.progress.events:  # of the process before this one
+                run.differs(event, line)
         if t.compile != "none":
             run.event("compile", f"compiling: {t.compile}, {t.compile_mode}")
         compile_and_warm_up(parts, run.differs)
