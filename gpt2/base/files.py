@@ -73,13 +73,10 @@ def read_file(path: Path, limit: int) -> bytes:
 
     A pipe in its place would be waited for without end, and a device read without end.
     """
+    size = require_regular(path).st_size
+    if size > limit:
+        raise UserError(f"{path}: is {size:,} bytes long: {limit:,} are the most that is read")
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            what = "Is a directory" if stat.S_ISDIR(status.st_mode) else "Is a device or pipe"
-            raise UserError(f"{path}: cannot be read: {what}")
-        if status.st_size > limit:
-            raise UserError(f"{path}: is {status.st_size:,} bytes long: {limit:,} are the most that is read")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
@@ -96,6 +93,28 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, not a JSON object")
     return value
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_regular(path: Path) -> os.stat_result:
+    """The state of a file that is about to be read. Raises UserError if it is missing or no regular file, before it is
+    opened: opening a FIFO waits for a writer, and reading a device need not end."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(state.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(state.st_mode), "no regular file")
+        raise UserError(f"{path}: is {kind}; only regular files are read")
+    return state
 
 
 def _no_constant(name: str) -> NoReturn:

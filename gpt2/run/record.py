@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -18,9 +18,11 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, finite, naming, write_json
 from gpt2.base.text import shown
 from gpt2.config import RunConfig
+from gpt2.data.batches import EvalSet
 from gpt2.data.dataset import Dataset
 from gpt2.machine.device import hardware, versions
 from gpt2.run.checkpoint import sha256_of
+from gpt2.run.directory import holds_work
 from gpt2.run.records import read_provenance
 
 _SOURCES = ("Kconfig", "defconfigs", "gpt2", "harness", "scripts")
@@ -44,37 +46,6 @@ class Metrics:
         self._file.close()
 
 
-class RunLock:
-    """Holds a run's directory for one process; the system lets go of it when the process ends, however it ends."""
-
-    def __init__(self, directory: Path) -> None:
-        self._file: IO[str] = (directory / ".lock").open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            owner = self._file.read().strip() or "unknown"
-            raise UserError(f"{directory}: is being trained by process {owner}") from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
-
-    def release(self) -> None:
-        self._file.close()
-
-    @staticmethod
-    def is_held(directory: Path) -> bool:
-        """Whether a process is training in `directory` now."""
-        try:
-            with (directory / ".lock").open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
-
-
 def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """Everything that affects a run's numbers: its settings, its data, and the weights it starts from."""
     identity = config.identity() | {"DATA_HASH": dataset.hash}
@@ -83,10 +54,19 @@ def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     return identity
 
 
+class AnotherRun(UserError):
+    """The directory holds another run than the one that is asked for."""
+
+
 def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
-    """Whether `directory` already holds this run. UserError, naming what differs, if it holds another one."""
+    """Whether `directory` already holds this run. AnotherRun, naming what differs, if it holds another one.
+
+    One that failed, or was stopped, before its first step was done holds nothing, and blocks nobody.
+    """
     path = directory / "provenance.json"
     if not path.exists():
+        if holds_work(directory):
+            raise AnotherRun(f"{directory}: holds a run without provenance.json, which says what it is; remove it")
         return False
     theirs = read_provenance(path)["identity"]
     # Through JSON, as theirs has been.
@@ -96,11 +76,26 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
         for symbol in sorted({**theirs, **ours})
         if theirs.get(symbol) != ours.get(symbol)
     ]
+    if differ and not holds_work(directory):
+        return False
     if differ:
-        raise UserError(
+        raise AnotherRun(
             f"{directory}: holds another run: {'; '.join(differ)}. Choose another CONFIG_MODEL_NAME, or remove it"
+            f"{_how_to_train_longer(directory, theirs, ours)}"
         )
     return True
+
+
+def _how_to_train_longer(directory: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """A sentence for whoever wants a run to be longer than it was, if that is what differs and it has a checkpoint."""
+    more = ours.get("MAX_ITERS", 0) - theirs.get("MAX_ITERS", 0)
+    newest = max((directory / "checkpoints").glob("step-*.pt"), default=None)
+    if more <= 0 or newest is None:
+        return ""
+    return (
+        ". A longer run has another schedule from its first step on. To train these weights on, take another name: "
+        f"make INIT_FROM={shlex.quote(str(newest))} MODEL_NAME=NAME MAX_ITERS={more}"
+    )
 
 
 def write_provenance(
@@ -108,24 +103,28 @@ def write_provenance(
     *,
     device: torch.device,
     dataset: Dataset,
+    eval_set: EvalSet,
     identity: dict[str, Any],
     config_hash: str,
-    overrides: Sequence[str],
+    given: Sequence[str],
 ) -> None:
-    """Write provenance.json as a run starts."""
+    """Write provenance.json as a run starts. `given`: settings of a command line."""
     write_json(
         directory / "provenance.json",
         {
             "command": command_line(),
-            "overrides": list(overrides),
+            "overrides": list(given),
             **_now(device),
             "data": {
                 "dataset": dataset.name,
-                "tokenizer": dataset.tokenizer,
+                "tokenizer": dataset.vocabulary.tokenizer,
                 "hash": dataset.hash,
                 "train_tokens": dataset.train_tokens,
                 "val_tokens": dataset.val_tokens,
+                "val_in_train": dataset.val_in_train,
                 "val_bytes_per_token": dataset.val_bytes_per_token,
+                "eval_targets": eval_set.n_targets,
+                "eval_bytes": eval_set.n_bytes,
             },
             "identity": identity,
             "config_hash": config_hash,

@@ -117,9 +117,11 @@ def read_provenance(path: Path) -> Json:
     return _checked(path, read_json(path), PROVENANCE)
 
 
-def read_tokenizer(path: Path) -> str:
-    """The tokenizer that a provenance.json names, whatever else is in it. Raises UserError."""
-    name: str = _checked(path, read_json(path), {"data": {"tokenizer": TOKENIZER}})["data"]["tokenizer"]
+def read_tokenizer(path: Path) -> str | None:
+    """The tokenizer that a provenance.json names, if any, whatever else is in it. Raises UserError."""
+    name: str | None = _checked(path, read_json(path), {"data": {"tokenizer": _or_null(TOKENIZER)}})["data"][
+        "tokenizer"
+    ]
     return name
 
 

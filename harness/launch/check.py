@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpt2.base.errors import UserError, one_line
+from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from gpt2.checks.dry_run import DryRun, dry_run
-from gpt2.data.prepare import dataset_status
+from gpt2.config import RunConfig
+from gpt2.data.batches import check_windows
+from gpt2.data.dataset import open_dataset
+from gpt2.data.prepare import dataset_status, preview
+from gpt2.machine.device import select_device, slow_precision
 from harness.configure.plan import Plan, PlannedRun
 
 
@@ -41,13 +46,31 @@ def check_plan(plan: Plan) -> Iterator[Check]:
             tried[key] = _try(run)
         outcome = tried[key]
         try:
-            _, data = dataset_status(run.config.data)
+            data = describe_data(run.config)
         except UserError as error:
             data, outcome = "", str(error)
         if isinstance(outcome, DryRun):
             yield Check(run=run, result=outcome, data=data, error=None)
         else:
             yield Check(run=run, result=None, data=data, error=outcome)
+
+
+def describe_data(config: RunConfig) -> str:
+    """What is known of a run's data, in a line.
+
+    Raises UserError where it can be neither opened nor prepared, or does not fill a sequence of training or evaluation.
+    """
+    ready, line = dataset_status(config.data)
+    dataset = open_dataset(config.data) if ready else preview(config.data)
+    if dataset is None:
+        return line
+    check_windows(dataset, block_size=config.model.block_size)
+    facts = [line]
+    if config.train.eval_tokens >= dataset.val_tokens:
+        facts.append(f"EVAL_TOKENS={config.train.eval_tokens} is more than there are: all of validation is evaluated")
+    if dataset.vocabulary.unknown is not None:
+        facts.append(f"bits per byte unknown: {dataset.vocabulary.unknown}")
+    return "; ".join([*facts, *dataset.warnings])
 
 
 def print_checks(plan: Plan) -> int:
@@ -68,12 +91,23 @@ def print_checks(plan: Plan) -> int:
         data[check.data] = None
     for line in data:
         print(f"data: {line}")
+    for line in precision_notes(plan):
+        print(f"note: {line}")
     print(
-        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {disk:.1f} GiB of checkpoints, "
-        f"at most about {memory:.1f} GiB of GPU memory",
+        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
+        f"at most about {decimal(memory, 1)} GiB of GPU memory",
         flush=True,
     )
     return failed
+
+
+def precision_notes(plan: Plan) -> list[str]:
+    """What is to be said of runs whose precision does not fit the device that they would have here."""
+    asked = dict.fromkeys((run.config.train.device, run.config.train.dtype) for run in plan.runs)
+    # A device that is named and not here will be where the runs are trained.
+    here = {device: select_device(device) for device, _ in asked if device in ("auto", "cpu")}
+    notes = (slow_precision(here[device], dtype) for device, dtype in asked if device in here)
+    return list(dict.fromkeys(note for note in notes if note))
 
 
 def _try(run: PlannedRun) -> DryRun | str:

@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gpt2.base import terminal
 from gpt2.base.text import showable, shown
-from gpt2.run.record import RunLock
+from gpt2.run.lock import RunLock
 from harness.configure.plan import Plan, PlannedRun
 from harness.evidence.store import RunRecord, load_run
 
@@ -23,7 +24,7 @@ STYLES = {
 
 def print_status(plan: Plan, console: Console | None = None) -> None:
     """Print a line per planned run: status, steps, losses, speed."""
-    console = console or Console(highlight=False)
+    console = console or terminal.console()
     console.print(Text(showable(str(plan.directory)), style="bold"))
     table = Table(box=None, pad_edge=False)
     # On a narrow terminal it is the run's name that is folded, and never a number that is cut.

@@ -22,14 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.base.errors import one_line
+from gpt2.base.progress import Progress, part, silent
 from gpt2.config import DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig
 from gpt2.data.batches import Batch, train_batch
 from gpt2.data.dataset import open_dataset
 from gpt2.data.token_files import write_random_tokens
-from gpt2.machine.compilation import compile_model, compile_scope
+from gpt2.machine.compilation import compile_model
 from gpt2.machine.device import autocast, peak_flops, set_precision
 from gpt2.model import GPT
-from gpt2.train_ra_mla import Run
+from gpt2.run.parts import Parts
+from gpt2.train_ra_mla import train_step
 from harness.measure.nanogpt import NanoGPT, nanogpt_optimizer
 from harness.measure.step_profile import kernel_ms
 from harness.measure.timing import Stopwatch, Times, round_robin
@@ -153,16 +155,16 @@ class OurTrainer:
     """The trainer itself. Its calls to its gradient scaler tell the phases apart."""
 
     def __init__(self, load: Load, arm: Arm, device: torch.device, folder: Path, watch: Stopwatch) -> None:
-        self.run = Run(_run_config(load, arm, device, folder), folder)
-        self.run.scaler = _MarkingScaler(watch, device.type, enabled=load.dtype == "float16")
-        self.flops_per_token = self.run.flops_per_token
+        self.parts = Parts(_run_config(load, arm, device, folder))
+        self.parts.scaler = _MarkingScaler(watch, device.type, enabled=load.dtype == "float16")
+        self.flops_per_token = self.parts.flops_per_token
         self._watch = watch
         if load.compiled:
-            compile_scope(self.run.model, "model", mode=load.compile_mode)
+            self.parts.compile("model", load.compile_mode)
 
     def step(self, batch: Batch) -> Tensor:
         self._watch.start()
-        loss = self.run.train_step([batch])[0]
+        loss = train_step(self.parts, [batch], step=0)[0]
         self._watch.mark("optimizer")
         return loss
 
@@ -232,7 +234,7 @@ def arms_here() -> list[str]:
 
 
 def benchmark_training(
-    device: torch.device, load: Load, arms: Sequence[str], *, repeats: int
+    device: torch.device, load: Load, arms: Sequence[str], *, repeats: int, report: Progress = silent
 ) -> tuple[list[Row], list[Failure]]:
     """Time `repeats` steps (rounded up to whole turns) of each arm. An arm that fails does not stop the others."""
     set_precision(tf32=True)
@@ -244,7 +246,8 @@ def benchmark_training(
         memory: dict[str, float | None] = {}
         failures = []
         batches = _batches(load, device, Path(folder))
-        for arm in arms:
+        for place, arm in enumerate(arms):
+            report(0.5 * place / len(arms), f"making {arm}, first steps")
             try:
                 trainees[arm], memory[arm] = _prepare(arm, load, device, Path(folder), watch, batches)
             except Exception as error:  # out of memory, or whatever a compiler may raise: the row says so
@@ -252,7 +255,7 @@ def benchmark_training(
                 watch.laps()
             _free(device)
         turns = {arm: partial(_turn, trainee, batches, watch) for arm, trainee in trainees.items()}
-        samples = round_robin(turns, math.ceil(repeats / _TURN))
+        samples = round_robin(turns, math.ceil(repeats / _TURN), part(report, 0.5, 1.0))
         laps = {arm: [lap for turn in of for lap in turn] for arm, of in samples.items()}
         flops = {arm: trainee.flops_per_token for arm, trainee in trainees.items()}
         kernels = {}
@@ -285,7 +288,7 @@ def _prepare(
 
 def _make(arm: str, load: Load, device: torch.device, folder: Path, watch: Stopwatch) -> Trainee:
     if arm in OURS:
-        return OurTrainer(load, OURS[arm], device, folder / arm, watch)
+        return OurTrainer(load, OURS[arm], device, folder, watch)
     torch.manual_seed(1)
     if arm == "nanogpt":
         return NanoGPTStep(load, NanoGPT(load.model()), device, watch)
@@ -307,14 +310,13 @@ def _make(arm: str, load: Load, device: torch.device, folder: Path, watch: Stopw
 
 
 def _run_config(load: Load, arm: Arm, device: torch.device, folder: Path) -> RunConfig:
-    folder.mkdir()
     train = {"fused_loss": load.fused_loss, **arm.train}
     return RunConfig(
         name="benchmark",
         model=load.model(**arm.model),
-        data=_data_config(load, folder.parent),
+        data=_data_config(load, folder),
         optimizer=OptimizerConfig(),
-        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_iters=1, **train),
+        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_tokens=1, **train),
     )
 
 
