@@ -16,7 +16,7 @@ import torch
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, finite, write_json
-from gpt2.config import RunConfig
+from gpt2.config import RunConfig, identity_differences
 from gpt2.data.dataset import Dataset
 from gpt2.machine.device import hardware, versions
 from gpt2.run.checkpoint import sha256_of
@@ -89,8 +89,7 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
     ours = json.loads(json.dumps(identity))
     differ = [
         f"CONFIG_{symbol} is {theirs.get(symbol)!r} there and {ours.get(symbol)!r} here"
-        for symbol in sorted({**theirs, **ours})
-        if theirs.get(symbol) != ours.get(symbol)
+        for symbol in identity_differences(theirs, ours)
     ]
     if differ:
         raise UserError(
