@@ -47,9 +47,9 @@ from gpt2.machine.device import (
 )
 from gpt2.model import GPT
 from gpt2.optimizer import learning_rate, make_optimizer, set_lr
-from gpt2.run.checkpoint import load_newest, read_checkpoint, save_checkpoint
+from gpt2.run.checkpoint import load_newest, save_checkpoint
 from gpt2.run.clock import StepClock, process_age_s
-from gpt2.run.load import load_weights
+from gpt2.run.load import load_initial_weights
 from gpt2.run.nonfinite import first_nonfinite
 from gpt2.run.record import Metrics, RunLock, add_resumption, check_identity, run_identity, write_provenance
 from gpt2.run.stop import Stop
@@ -66,7 +66,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the run's directory")
     parser.add_argument("--dry-run", action="store_true", help="build the model and take one step on dummy tokens")
     parser.add_argument("--stop-with-parent", action="store_true", help="stop when the pipe that is stdin is closed")
-    parser.add_argument("--overrides", nargs="+", default=[], help="settings of a command line, for the record")
+    parser.add_argument(
+        "--record-settings", nargs="+", default=[], help="what a command line set; --config has it, and this records it"
+    )
     args = parser.parse_args()
     resolved = dotconfig.load(args.config)
     config = resolved.run_config()
@@ -82,7 +84,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     lock = RunLock(args.out)
     try:
-        run = Run(config, args.out, overrides=args.overrides)
+        run = Run(config, args.out, overrides=args.record_settings)
         resolved.write(args.out / "config")
         status = run.train(stop)
     finally:
@@ -122,8 +124,7 @@ class Run:
             keep_freed_memory()
         self.model = GPT(config.model, seed=t.seed)
         if t.init_from:
-            origin = f'CONFIG_INIT_FROM="{t.init_from}"'
-            load_weights(self.model, read_checkpoint(Path(t.init_from)), origin=origin, new_gates=True)
+            load_initial_weights(self.model, t.init_from)
         self.model.to(self.device)
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, config.optimizer, self.device.type)

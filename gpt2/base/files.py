@@ -48,6 +48,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def existing_parent(path: Path) -> Path:
+    """The path itself if there is anything, else the closest of the directories above it that there is."""
+    path = path.absolute()
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
 def finite(value: Any) -> Any:
     """`value` with NaN and infinities replaced by None, at any depth: JSON has no name for them."""
     if isinstance(value, dict):

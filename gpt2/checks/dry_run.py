@@ -17,6 +17,7 @@ from gpt2.machine.device import autocast
 from gpt2.model import GPT
 from gpt2.optimizer import make_optimizer
 from gpt2.run.checkpoint import KEEP
+from gpt2.run.load import load_initial_weights
 
 # Positions of the dummy sequence. What depends on its length is scaled from it.
 DRY_RUN_TOKENS = 32
@@ -53,9 +54,12 @@ def dry_run(config: RunConfig) -> DryRun:
     """Build the run's model and take one forward, backward and optimizer step on dummy tokens on the CPU.
 
     A compiled run is traced as a whole (`fullgraph`), without generating code: a graph break raises. Raises UserError
-    if the loss or a gradient is not finite, or a parameter that is to learn gets no gradient.
+    if the weights that it is to start from cannot be had, if the loss or a gradient is not finite, or if a parameter
+    that is to learn gets no gradient.
     """
     model = GPT(config.model, seed=config.train.seed)
+    if config.train.init_from:
+        load_initial_weights(model, config.train.init_from)
     params = model.num_params()
     T = min(config.model.block_size, DRY_RUN_TOKENS)
     generator = torch.Generator().manual_seed(0)

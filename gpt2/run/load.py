@@ -78,6 +78,16 @@ def load_weights(model: GPT, state: dict[str, Any], *, origin: str, new_gates: b
     model.load_state_dict(theirs)
 
 
+def load_initial_weights(model: GPT, init_from: str) -> None:
+    """Take the weights that CONFIG_INIT_FROM names. UserError, beginning with it, if there are none that fit."""
+    origin = f'CONFIG_INIT_FROM="{init_from}"'
+    try:
+        state = read_checkpoint(Path(init_from))
+    except UserError as error:
+        raise UserError(f"{origin}: {error} (`make convert` makes checkpoints of other people's GPT-2s)") from None
+    load_weights(model, state, origin=origin, new_gates=True)
+
+
 def _model_config(state: dict[str, Any], origin: str) -> GPTConfig:
     settings = state.get("model_config")
     if not isinstance(settings, dict):

@@ -72,10 +72,17 @@ class RunLock:
 
 
 def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """Everything that affects a run's numbers: its settings, its data, and the weights it starts from."""
+    """Everything that affects a run's numbers: its settings, its data, and the weights it starts from.
+
+    UserError if these cannot be read.
+    """
     identity = config.identity() | {"DATA_HASH": dataset.hash}
     if config.train.init_from:
-        identity["INIT_FROM"] = sha256_of(Path(config.train.init_from))
+        try:
+            identity["INIT_FROM"] = sha256_of(Path(config.train.init_from))
+        except OSError as error:
+            expected = "name a checkpoint of ours; `make convert` makes one of other people's GPT-2s"
+            raise UserError(f'CONFIG_INIT_FROM="{config.train.init_from}": {error.strerror}: {expected}') from None
     return identity
 
 

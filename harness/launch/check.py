@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from gpt2.base.errors import UserError, one_line
+from gpt2.base.files import existing_parent, read_json
+from gpt2.checks.compiler import cpu_compile_error
 from gpt2.checks.dry_run import DryRun, dry_run
+from gpt2.config import RunConfig
+from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status
+from gpt2.run.record import check_identity, run_identity
 from harness.configure.plan import Plan, PlannedRun
+from harness.launch.launchers import compiler_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +49,14 @@ def check_plan(plan: Plan) -> Iterator[Check]:
         key = repr(sorted(identity.items()))
         if key not in tried:
             tried[key] = _try(run)
-        outcome = tried[key]
+        outcome, data = tried[key], ""
         try:
-            _, data = dataset_status(run.config.data)
+            ready, data = dataset_status(run.config.data)
+            _look_at_place(run, ready)
         except UserError as error:
-            data, outcome = "", str(error)
+            outcome = str(error)
+        except OSError as error:
+            outcome = f"{error.filename or run.path}: {error.strerror}"
         if isinstance(outcome, DryRun):
             yield Check(run=run, result=outcome, data=data, error=None)
         else:
@@ -77,6 +91,55 @@ def print_checks(plan: Plan) -> int:
 
 def _try(run: PlannedRun) -> DryRun | str:
     try:
-        return dry_run(run.config)
+        _look_at_schedule(run.config)
+        result = dry_run(run.config)
+        _look_at_compiler(run)
     except Exception as error:  # whatever an arm does wrong is this arm's failure: the others are still tried
         return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+    return result
+
+
+def _look_at_schedule(config: RunConfig) -> None:
+    """Raise UserError if the learning rate would never reach its peak."""
+    warmup, iters = config.optimizer.warmup_iters, config.train.max_iters
+    if warmup > iters:
+        raise UserError(
+            f"WARMUP_ITERS={warmup}: is more than MAX_ITERS={iters}: the run would end in its warm-up: set both"
+        )
+
+
+def _look_at_compiler(run: PlannedRun) -> None:
+    """Raise UserError if torch could not compile for the CPU on which the run would train here."""
+    t = run.config.train
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if t.compile == "none" or t.device not in ("auto", "cpu") or (t.device == "auto" and accelerated):
+        return
+    cache = compiler_cache(run)
+    if reason := _cpu_compile_error(cache, os.environ.get("PATH")):
+        raise UserError(
+            f"COMPILE_{t.compile.upper()}=y: torch cannot compile for this CPU in {cache}: {reason}; it needs g++, "
+            "and a path without blanks; COMPILE_NONE=y needs neither"
+        )
+
+
+@functools.cache
+def _cpu_compile_error(cache: Path, path: str | None) -> str | None:
+    return cpu_compile_error(cache)
+
+
+def _look_at_place(run: PlannedRun, data_is_ready: bool) -> None:
+    """Raise UserError if the run's directory could not be made or written to, or holds another run."""
+    there = existing_parent(run.path)
+    if not there.is_dir():
+        raise UserError(f"{there}: is in the way of {run.path}; choose another CONFIG_MODEL_NAME, or move it")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there}: cannot be written to; choose another CONFIG_RESULTS_DIR")
+    provenance = run.path / "provenance.json"
+    if not provenance.exists():
+        return
+    if data_is_ready:
+        identity = run_identity(run.config, open_dataset(run.config.data))
+    else:  # of which there is nothing to say yet
+        recorded = read_json(provenance)["identity"]
+        identity = run.config.identity() | {key: recorded.get(key) for key in ("DATA_HASH", "INIT_FROM")}
+    check_identity(run.path, identity)

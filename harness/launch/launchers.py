@@ -24,6 +24,9 @@ from harness.launch import forkserver
 
 POLL_S = 0.2
 
+# As it was before torch, where it has compiled something in this process, set it to a directory of its own.
+_GIVEN_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+
 Process = subprocess.Popen[bytes]
 
 
@@ -49,12 +52,10 @@ def start_local(run: PlannedRun, overrides: Sequence[str]) -> Trainer:
     """
     arguments = ["--stop-with-parent", "--config", str(run.path / "config"), "--out", str(run.path)]
     if overrides:
-        arguments += ["--overrides", *overrides]
+        arguments += ["--record-settings", *overrides]
     log = (run.path / "train.log").absolute()
     log.touch()
-    # Runs of the same shape share compiled code, below the results.
-    cache = run.path.parent.parent.parent / ".compiled"
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache.resolve()), "PYTHONUNBUFFERED": "1", **os.environ}
+    environment = {"PYTHONUNBUFFERED": "1", **os.environ, "TORCHINDUCTOR_CACHE_DIR": str(compiler_cache(run))}
     request: dict[str, Any] = {
         "arguments": arguments,
         "log": str(log),
@@ -62,6 +63,11 @@ def start_local(run: PlannedRun, overrides: Sequence[str]) -> Trainer:
         "environment": environment,
     }
     return _Forked(request) if sys.platform == "linux" else _plain(**request)
+
+
+def compiler_cache(run: PlannedRun) -> Path:
+    """Where torch.compile puts its code: below the results, so that runs of the same shape share it."""
+    return Path(_GIVEN_CACHE) if _GIVEN_CACHE else (run.path.parent.parent.parent / ".compiled").resolve()
 
 
 def end(trainer: Trainer) -> None:
