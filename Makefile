@@ -101,12 +101,13 @@ convert: $(ENV) ## Convert a model: IN=gpt2 OUT=ra-v5.pt [TO=hf] [R=4]
 ##@ Work on the code
 .PHONY: venv lint clean mrproper
 venv: $(ENV) ## Set up .venv, as the other targets do when they need it
-lint: $(ENV) ## Style and types
+lint: $(ENV) ## Style, types, and which room may use which
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
+	$(Q)"$(PYTHON)" -c 'from importlinter.cli import lint_imports_command as main; main()'
 clean: ## Remove caches
-	$(Q)rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	$(Q)rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	$(Q)find gpt2 harness scripts tests -name __pycache__ -prune -exec rm -rf {} +
 mrproper: clean ## Remove caches, .config and .venv
 	$(Q)rm -rf .venv .config .config.old

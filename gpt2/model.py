@@ -116,6 +116,11 @@ class GPT(nn.Module):
         """The blocks, first to last."""
         return list(self.transformer.h)  # type: ignore[arg-type]
 
+    @property
+    def attention(self) -> list[nn.Module]:
+        """The attention module of each block."""
+        return [block.attn for block in self.blocks]
+
     def forward(
         self,
         idx: Tensor,
@@ -171,7 +176,7 @@ class GPT(nn.Module):
 
         Gates that are more than a number per head (a discoverability bias) are left out.
         """
-        layers = [block.attn for block in self.blocks]
+        layers = self.attention
         gates = {name: [getattr(attn, name) for attn in layers] for name in getattr(layers[0], "GATES", ())}
         return {
             name: torch.stack([g.detach() for g in per_layer])

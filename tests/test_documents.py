@@ -10,7 +10,11 @@ import pytest
 
 from gpt2.base.files import ROOT
 
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*/README.md")])
+DOCUMENTS = sorted(
+    path
+    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "results/*/README.md")
+    for path in ROOT.glob(pattern)
+)
 
 
 def tracked() -> set[str]:

@@ -5,21 +5,27 @@ Modules are compiled in place (`nn.Module.compile`), so parameter names and chec
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from gpt2.machine import source
 
-if TYPE_CHECKING:  # which imports this module
-    from gpt2.model import GPT
+
+class HasAttention(Protocol):
+    """A model whose attention can be compiled by itself."""
+
+    @property
+    def attention(self) -> Sequence[nn.Module]:
+        """The attention module of each layer."""
 
 
-def compile_attention(model: GPT, **options: Any) -> None:
-    """Compile each attention module of a `GPT` when it is first called. `options`: as for `compile_scope`."""
-    for block in model.blocks:
-        _compile(block.attn, options)
+def compile_attention(model: HasAttention, **options: Any) -> None:
+    """Compile each attention module of a model when it is first called. `options`: as for `compile_scope`."""
+    for attention in model.attention:
+        _compile(attention, options)
 
 
 def compile_model(model: nn.Module, **options: Any) -> None:
@@ -27,7 +33,7 @@ def compile_model(model: nn.Module, **options: Any) -> None:
     _compile(model, options)
 
 
-def compile_scope(model: GPT, scope: str, **options: Any) -> None:
+def compile_scope(model: Any, scope: str, **options: Any) -> None:
     """Compile what `scope` says: "none", "attention" or "model".
 
     `options` are torch.compile's: `mode`, with "_" for "-", or a `backend`. Shapes are static and a graph break is an

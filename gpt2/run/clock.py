@@ -16,11 +16,11 @@ from gpt2.machine.device import synchronize
 class StepClock:
     """Runs while steps of one kind do: those of training, say, and not while there is evaluation or a checkpoint."""
 
-    def __init__(self, device: torch.device, total_s: float = 0.0) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._device = device
         self._started: float | None = None
-        self.total_s = total_s
-        self.last_lap_s = total_s
+        self.total_s = 0.0
+        self.last_lap_s = 0.0
         """`total_s` at the last log line."""
 
     def start(self) -> None:

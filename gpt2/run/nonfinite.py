@@ -12,6 +12,10 @@ from gpt2.data.batches import Batch
 from gpt2.machine.device import autocast
 
 
+class NonFiniteError(Exception):
+    """The loss or a gradient stopped being finite. The message is one line."""
+
+
 def first_nonfinite(model: nn.Module, micro_batches: Sequence[Batch], device: torch.device, train: TrainConfig) -> str:
     """Name the first tensor that is not finite when a step is taken again, in eager mode and without an update.
 

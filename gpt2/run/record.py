@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -10,16 +9,17 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import ROOT, finite, write_json
+from gpt2.base.files import ROOT, finite, read_json, write_json
 from gpt2.config import RunConfig, identity_differences
 from gpt2.data.dataset import Dataset
 from gpt2.machine.device import hardware, versions
 from gpt2.run.checkpoint import sha256_of
+from gpt2.run.directory import holds_work
 
 _SOURCES = ("Kconfig", "defconfigs", "gpt2", "harness", "scripts")
 
@@ -40,37 +40,6 @@ class Metrics:
         self._file.close()
 
 
-class RunLock:
-    """Holds a run's directory for one process; the system lets go of it when the process ends, however it ends."""
-
-    def __init__(self, directory: Path) -> None:
-        self._file: IO[str] = (directory / ".lock").open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            owner = self._file.read().strip() or "unknown"
-            raise UserError(f"{directory}: is being trained by process {owner}") from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
-
-    def release(self) -> None:
-        self._file.close()
-
-    @staticmethod
-    def is_held(directory: Path) -> bool:
-        """Whether a process is training in `directory` now."""
-        try:
-            with (directory / ".lock").open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
-
-
 def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """Everything that affects a run's numbers: its settings, its data, and the weights it starts from.
 
@@ -86,20 +55,31 @@ def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     return identity
 
 
+class AnotherRun(UserError):
+    """The directory holds another run than the one that is asked for."""
+
+
 def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
-    """Whether `directory` already holds this run. UserError, naming what differs, if it holds another one."""
+    """Whether `directory` already holds this run. AnotherRun, naming what differs, if it holds another one.
+
+    One that failed, or was stopped, before its first step was done holds nothing, and blocks nobody.
+    """
     path = directory / "provenance.json"
     if not path.exists():
+        if holds_work(directory):
+            raise AnotherRun(f"{directory}: holds a run without provenance.json, which says what it is; remove it")
         return False
-    theirs = json.loads(path.read_text())["identity"]
+    theirs = read_json(path)["identity"]
     # Through JSON, as theirs has been.
     ours = json.loads(json.dumps(identity))
     differ = [
         f"CONFIG_{symbol} is {theirs.get(symbol)!r} there and {ours.get(symbol)!r} here"
         for symbol in identity_differences(theirs, ours)
     ]
+    if differ and not holds_work(directory):
+        return False
     if differ:
-        raise UserError(
+        raise AnotherRun(
             f"{directory}: holds another run: {'; '.join(differ)}. Choose another CONFIG_MODEL_NAME, or remove it"
         )
     return True
@@ -112,14 +92,14 @@ def write_provenance(
     dataset: Dataset,
     identity: dict[str, Any],
     config_hash: str,
-    overrides: Sequence[str],
+    given: Sequence[str],
 ) -> None:
-    """Write provenance.json as a run starts."""
+    """Write provenance.json as a run starts. `given`: settings of a command line."""
     write_json(
         directory / "provenance.json",
         {
             "command": command_line(),
-            "overrides": list(overrides),
+            "overrides": list(given),
             **_now(device),
             "data": {
                 "dataset": dataset.name,
@@ -139,7 +119,7 @@ def write_provenance(
 def add_resumption(directory: Path, *, device: torch.device, step: int) -> None:
     """Add to provenance.json that, and where, a run went on from `step`."""
     path = directory / "provenance.json"
-    provenance = json.loads(path.read_text())
+    provenance = read_json(path)
     provenance["resumed"].append({"step": step, **_now(device)})
     write_json(path, provenance)
 

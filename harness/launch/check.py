@@ -52,7 +52,8 @@ def check_plan(plan: Plan) -> Iterator[Check]:
         outcome, data = tried[key], ""
         try:
             ready, data = dataset_status(run.config.data)
-            _look_at_place(run, ready)
+            if isinstance(outcome, DryRun):
+                _look_at_place(run, ready)
         except UserError as error:
             outcome = str(error)
         except OSError as error:
@@ -103,9 +104,7 @@ def _look_at_schedule(config: RunConfig) -> None:
     """Raise UserError if the learning rate would never reach its peak."""
     warmup, iters = config.optimizer.warmup_iters, config.train.max_iters
     if warmup > iters:
-        raise UserError(
-            f"WARMUP_ITERS={warmup}: is more than MAX_ITERS={iters}: the run would end in its warm-up: set both"
-        )
+        raise UserError(f"WARMUP_ITERS={warmup}: is more than MAX_ITERS={iters}: the run would end in its warm-up")
 
 
 def _look_at_compiler(run: PlannedRun) -> None:
@@ -135,11 +134,9 @@ def _look_at_place(run: PlannedRun, data_is_ready: bool) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{there}: cannot be written to; choose another CONFIG_RESULTS_DIR")
     provenance = run.path / "provenance.json"
-    if not provenance.exists():
-        return
     if data_is_ready:
         identity = run_identity(run.config, open_dataset(run.config.data))
     else:  # of which there is nothing to say yet
-        recorded = read_json(provenance)["identity"]
-        identity = run.config.identity() | {key: recorded.get(key) for key in ("DATA_HASH", "INIT_FROM")}
+        recorded = read_json(provenance)["identity"] if provenance.exists() else {}
+        identity = run.config.identity() | {key: recorded[key] for key in ("DATA_HASH", "INIT_FROM") if key in recorded}
     check_identity(run.path, identity)

@@ -23,6 +23,7 @@ from gpt2.config import TrainConfig
 from gpt2.data.prepare import dataset_status
 from gpt2.data.token_files import write_random_tokens
 from gpt2.dotconfig import Assignment, resolve
+from gpt2.run.directory import hold
 from harness.configure.plan import Plan, PlannedRun, run_directory
 from harness.launch.launchers import POLL_S, end, start_local
 from harness.launch.runner import sigterm_is_ctrl_c, why_it_failed
@@ -93,14 +94,14 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
 def _train(trial: PlannedRun) -> int:
     """Run a trial from its beginning to its end. Returns its exit code."""
     shutil.rmtree(trial.path, ignore_errors=True)
-    trial.path.mkdir(parents=True)
-    trial.resolved.write(trial.path / "config")
-    trainer = start_local(trial, [])
-    try:
-        while trainer.poll() is None:
-            time.sleep(POLL_S)
-    finally:
-        end(trainer)  # where this was interrupted
+    with hold(trial.path) as lock:
+        trial.resolved.write(trial.path / "config")
+        trainer = start_local(trial, lock)
+        try:
+            while trainer.poll() is None:
+                time.sleep(POLL_S)
+        finally:
+            end(trainer)  # where this was interrupted
     assert trainer.returncode is not None
     return trainer.returncode
 

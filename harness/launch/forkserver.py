@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,12 +29,15 @@ def main() -> None:
         os.dup2(nowhere.fileno(), 1)  # what an import prints is no answer
     _import()
     # Not a byte more than the line: a trainer shares what is left.
-    while line := _read_line():
-        request = json.loads(line)
+    while True:
+        line, lock = _read_request()
+        if not line:
+            break
         pid = os.fork()
         if pid == 0:
             answers.close()
-            return _become_trainer(**request)
+            return _become_trainer(lock=lock, **json.loads(line))
+        os.close(lock)
         print(pid, file=answers)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), file=answers)
@@ -49,15 +53,20 @@ def _import() -> None:
         importlib.import_module(name)
 
 
-def _read_line() -> bytes:
-    """The next line of stdin, or nothing at its end."""
-    line = b""
-    while not line.endswith(b"\n") and (byte := os.read(0, 1)):
-        line += byte
-    return line
+def _read_request() -> tuple[bytes, int]:
+    """The next line of stdin, nothing at its end, and the lock that comes with it."""
+    line, lock = b"", -1
+    with socket.socket(fileno=os.dup(0)) as stdin:
+        while not line.endswith(b"\n"):
+            byte, fds, _, _ = socket.recv_fds(stdin, 1, 1)
+            if not byte:
+                break
+            line += byte
+            lock = fds[0] if fds else lock
+    return line, lock
 
 
-def _become_trainer(arguments: Sequence[str], log: str, directory: str, environment: dict[str, str]) -> None:
+def _become_trainer(arguments: Sequence[str], log: str, directory: str, environment: dict[str, str], lock: int) -> None:
     """Go on as `python gpt2/train_ra_mla.py ARGUMENTS` would."""
     os.setsid()
     os.environ.clear()
@@ -66,6 +75,7 @@ def _become_trainer(arguments: Sequence[str], log: str, directory: str, environm
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(directory)
+    arguments = [*arguments, "--lock-fd", str(lock)]
 
     import torch
 
@@ -77,6 +87,7 @@ def _become_trainer(arguments: Sequence[str], log: str, directory: str, environm
     edited = source.source_hash() != source.IMPORTED
     # Or something that was imported has looked for GPUs in a way that keeps forked processes from using them.
     if edited or torch.cuda._is_in_bad_fork():
+        os.set_inheritable(lock, True)
         os.execv(sys.executable, [sys.executable, "-u", str(TRAINER), *arguments])
     sys.argv = [str(TRAINER), *arguments]
     run_command(train_ra_mla.main)

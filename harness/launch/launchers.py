@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from gpt2.run.lock import RunLock
 from harness.configure.plan import PlannedRun
 from harness.launch import forkserver
 
@@ -43,16 +45,18 @@ class Trainer(Protocol):
         """Signal it, if it has not ended."""
 
 
-def start_local(run: PlannedRun, overrides: Sequence[str]) -> Trainer:
+def start_local(run: PlannedRun, lock: RunLock, given: Sequence[str] = ()) -> Trainer:
     """Start the trainer of `run` on this machine; what it prints goes to the run's train.log.
 
+    It works by the configuration in the run's directory, which this process holds by `lock` and shares with it.
+
     In a session of its own, so that Ctrl-C reaches the runner alone, which passes it on once. It stops when this
-    process ends. `overrides` are settings of make's command line; they are in the run's configuration already and are
+    process ends. `given` are settings of make's command line; they are in the run's configuration already and are
     given for the record.
     """
     arguments = ["--stop-with-parent", "--config", str(run.path / "config"), "--out", str(run.path)]
-    if overrides:
-        arguments += ["--record-settings", *overrides]
+    if given:
+        arguments += ["--record", *given]
     log = (run.path / "train.log").absolute()
     log.touch()
     environment = {"PYTHONUNBUFFERED": "1", **os.environ, "TORCHINDUCTOR_CACHE_DIR": str(compiler_cache(run))}
@@ -62,7 +66,7 @@ def start_local(run: PlannedRun, overrides: Sequence[str]) -> Trainer:
         "directory": str(Path.cwd()),
         "environment": environment,
     }
-    return _Forked(request) if sys.platform == "linux" else _plain(**request)
+    return _Forked(request, lock.fd) if sys.platform == "linux" else _plain(lock=lock.fd, **request)
 
 
 def compiler_cache(run: PlannedRun) -> Path:
@@ -83,10 +87,11 @@ def get_ready() -> None:
         _forkserver.process()
 
 
-def _plain(arguments: Sequence[str], log: str, directory: str, environment: dict[str, str]) -> Process:
+def _plain(arguments: Sequence[str], log: str, directory: str, environment: dict[str, str], lock: int) -> Process:
     with Path(log).open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, str(forkserver.TRAINER), *arguments],
+            [sys.executable, str(forkserver.TRAINER), *arguments, "--lock-fd", str(lock)],
+            pass_fds=[lock],
             stdin=subprocess.PIPE,  # by whose end it notices that of this process
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -101,26 +106,35 @@ class _ForkServer:
 
     def __init__(self) -> None:
         self._process: Process | None = None
+        self._socket: socket.socket | None = None
 
     def process(self) -> Process:
+        """The process, with its answers in `stdout`."""
         if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-u", forkserver.__file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # if it fails, so will the run, and say why
-                start_new_session=True,
-            )
+            self.give_up()
+            self._socket, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-u", forkserver.__file__],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,  # if it fails, so will the run, and say why
+                    start_new_session=True,
+                )
         return self._process
+
+    def send(self, line: bytes, fd: int) -> None:
+        """Send a line, and with it a file descriptor. BrokenPipeError if the process has ended."""
+        assert self._socket is not None
+        socket.send_fds(self._socket, [line[:1]], [fd])
+        self._socket.sendall(line[1:])
 
     def give_up(self) -> None:
         """End it, if it has not ended. What it has forked notices, and stops."""
-        if self._process is not None:
-            assert self._process.stdin is not None
+        if self._process is not None and self._socket is not None:
             self._process.kill()
-            with contextlib.suppress(OSError):  # what it has not read
-                self._process.stdin.close()
-            self._process = None
+            self._socket.close()
+            self._process = self._socket = None
 
 
 _forkserver = _ForkServer()
@@ -129,9 +143,10 @@ _forkserver = _ForkServer()
 class _Forked:
     """A trainer that the fork server forks, as soon as it has imported everything."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: dict[str, Any], lock: int) -> None:
         self.returncode: int | None = None
         self._request = request
+        self._lock = lock
         self._parent = _forkserver.process()
         self._answers = b""
         self._pid: int | None = None
@@ -139,10 +154,8 @@ class _Forked:
         """Whether the fork server has ended, so that nobody tells how the trainer does."""
         self._instead: Process | None = None
         """What trains if the fork server ends before it has forked."""
-        assert self._parent.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended: `poll` will see it
-            self._parent.stdin.write(json.dumps(request).encode() + b"\n")
-            self._parent.stdin.flush()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended: `poll` will see it
+            _forkserver.send(json.dumps(request).encode() + b"\n", lock)
 
     def poll(self) -> int | None:
         if self.returncode is not None:
@@ -181,7 +194,7 @@ class _Forked:
             if not answer:
                 _forkserver.give_up()
                 if self._pid is None:
-                    self._instead = _plain(**self._request)
+                    self._instead = _plain(lock=self._lock, **self._request)
                 else:
                     self._orphaned = True
 

@@ -1,7 +1,8 @@
 """Running what a plan asks for and is not yet done, one run after another.
 
 A finished run is not run again, an unfinished one is continued, a directory that holds another run is refused before
-anything starts. A run that fails is reported and the others go on.
+anything starts. A run that fails is reported and the others go on. Of several at once in one experiment each takes the
+runs that nobody trains, and waits at the end for those of the others.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from gpt2.base.files import read_json
 from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.dotconfig import Assignment
+from gpt2.run.directory import hold
+from gpt2.run.lock import HeldElsewhere, RunLock
 from gpt2.run.record import check_identity, run_identity
 from harness.configure.plan import Plan, PlannedRun, remember_experiment
 from harness.evidence.store import load_experiment, write_summary_csv
@@ -26,8 +29,10 @@ from harness.launch.launchers import POLL_S, start_local
 from harness.launch.terminal import LiveView, progress_bar
 
 
-def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
+def run_plan(plan: Plan, given: Sequence[Assignment] = ()) -> int:
     """Run a plan. Returns 0 if every run is done, 1 if one failed, 130 if it was interrupted.
+
+    `given`: the settings of a command line that are in the plan, for the record.
 
     Raises UserError before anything is run if data is missing, or a directory holds another run.
     """
@@ -40,19 +45,25 @@ def run_plan(plan: Plan, overrides: Sequence[Assignment] = ()) -> int:
     plan.base.write(plan.directory / "config")
     remember_experiment(plan)
 
-    failed = 0
+    failed, runs = 0, list(plan.runs)
     with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, sigterm_is_ctrl_c():
-        for run in plan.runs:
-            if run.is_done:
-                view.skipped(run.name)
-                continue
-            view.started(run.name)
-            status, reason = _run_one(run, [f"{a.symbol}={a.value}" for a in overrides], view)
-            view.ended(run.name, status, reason)
-            write_summary_csv(load_experiment(plan.directory))
-            if status == "interrupted":
-                return 130
-            failed += status == "failed"
+        while runs:
+            elsewhere = []
+            for run in runs:
+                try:
+                    with hold(run.path) as lock:
+                        status = _attend(run, lock, [f"{a.symbol}={a.value}" for a in given], view)
+                except HeldElsewhere as error:
+                    view.elsewhere(run.name, str(error))
+                    elsewhere.append(run)
+                    continue
+                write_summary_csv(load_experiment(plan.directory))
+                if status == "interrupted":
+                    return 130
+                failed += status == "failed"
+            if elsewhere:
+                _wait_for_one_of(elsewhere)
+            runs = elsewhere
     return 1 if failed else 0
 
 
@@ -68,14 +79,29 @@ def prepare_data(plan: Plan) -> None:
             prepare(config, report)
 
 
-def _run_one(run: PlannedRun, overrides: Sequence[str], view: LiveView) -> tuple[str, str]:
+def _attend(run: PlannedRun, lock: RunLock, given: Sequence[str], view: LiveView) -> str:
+    """See to it that a run is done whose directory is held. Returns its status: done, failed or interrupted."""
+    if run.is_done:
+        view.skipped(run.name)
+        return "done"
+    view.started(run.name)
+    status, reason = _train(run, lock, given, view)
+    view.ended(run.name, status, reason)
+    return status
+
+
+def _wait_for_one_of(runs: Sequence[PlannedRun]) -> None:
+    """Wait until one of the runs that other processes train is let go."""
+    while all(RunLock.is_held(run.path) for run in runs):
+        time.sleep(POLL_S)
+
+
+def _train(run: PlannedRun, lock: RunLock, given: Sequence[str], view: LiveView) -> tuple[str, str]:
     """Train one run to its end. Returns its status (done, failed, interrupted) and, if it failed, why."""
-    run.path.mkdir(parents=True, exist_ok=True)
     run.resolved.write(run.path / "config")
-    (run.path / "summary.json").unlink(missing_ok=True)  # of the attempt that did not finish
     tail = MetricsTail(run.path / "metrics.jsonl")
     log_start = _size(run.path / "train.log")
-    trainer = start_local(run, overrides)
+    trainer = start_local(run, lock, given)
     interrupts = 0
     while trainer.poll() is None:
         try:
@@ -109,9 +135,7 @@ def why_it_failed(path: Path, exitcode: int, log_start: int = 0) -> str:
     with log.open("rb") as file:
         file.seek(log_start)
         lines = file.read().decode(errors="replace").strip().splitlines()
-    # Of two trainers in one directory the other goes on printing.
-    errors = [line for line in lines if line.startswith("error: ")]
-    last = (errors or lines or ["printed nothing"])[-1].removeprefix("error: ")
+    last = (lines or ["printed nothing"])[-1].removeprefix("error: ")
     if exitcode < 0:
         last = f"killed by {signal.Signals(-exitcode).name}; {last}"
     return f"{last} ({log})"

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from gpt2.run.record import RunLock
+from gpt2.run.lock import RunLock
 from harness.configure.plan import Plan, PlannedRun
 from harness.evidence.store import RunRecord, load_run
 

@@ -91,6 +91,10 @@ class LiveView:
         self._left[name] = 0
         self._line(name, "done", "earlier", "dim")
 
+    def elsewhere(self, name: str, why: str) -> None:
+        """Another process sees to a run."""
+        self._line(name, "elsewhere", f"{why}; looked at again at the end", "dim")
+
     def started(self, name: str) -> None:
         """A run begins."""
         self._name, self._phase, self._train, self._val_loss, self._first = name, "starting", {}, None, None

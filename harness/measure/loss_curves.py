@@ -16,8 +16,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +24,11 @@ from gpt2.base.errors import UserError
 from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, TrainConfig
 from gpt2.data.batches import Batch, batches, eval_batches
 from gpt2.data.dataset import Dataset, open_dataset
-from gpt2.machine.compilation import compile_scope
 from gpt2.machine.device import autocast, set_precision
 from gpt2.model import GPT
 from gpt2.optimizer import learning_rate, set_lr
-from gpt2.train_ra_mla import Run
+from gpt2.run.parts import Parts
+from gpt2.train_ra_mla import train_step
 from harness.measure.nanogpt import NanoGPT
 from harness.measure.timing import Stopwatch
 from harness.measure.training import Load, NanoGPTStep
@@ -80,16 +78,16 @@ class Difference:
 class _OurStep:
     """The trainer's own step."""
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
-        self._run = Run(config, folder)
-        self.model: nn.Module = self._run.model
-        self.optimizer = self._run.optimizer
-        compile_scope(self._run.model, config.train.compile, mode=config.train.compile_mode)
-        self._run.zero_grad()  # CUDA graphs want the memory of the gradients before the first step
+    def __init__(self, config: RunConfig) -> None:
+        self._parts = Parts(config)
+        self.model: nn.Module = self._parts.model
+        self.optimizer = self._parts.optimizer
+        self._parts.compile(config.train.compile, config.train.compile_mode)
+        self._parts.zero_grad()  # CUDA graphs want the memory of the gradients before the first step
 
     def step(self, batch: Batch) -> Tensor:
         """Take one step; returns its loss on the device."""
-        return self._run.train_step([batch])[0]
+        return train_step(self._parts, [batch], step=0)[0]
 
 
 class _HalvesStep(NanoGPTStep):
@@ -170,21 +168,20 @@ def _train(arm: str, config: RunConfig, dataset: Dataset, device: torch.device) 
     """The losses of an arm's steps, and its validation loss after them."""
     t = config.train
     losses = []  # on the device: reading one would make every step wait for it
-    with TemporaryDirectory() as folder:
-        trainee = _OurStep(config, Path(folder)) if arm == OURS else _their_step(arm, config, device)
-        stream = batches(
-            dataset,
-            seed=t.seed,
-            start_step=0,
-            batch_size=t.batch_size,
-            block_size=config.model.block_size,
-            device=device,
-        )
-        with closing(stream):
-            for step, (batch,) in enumerate(itertools.islice(stream, t.max_iters)):
-                set_lr(trainee.optimizer, learning_rate(step, t.max_iters, config.optimizer))
-                losses.append(trainee.step(batch))
-        return torch.stack(losses).tolist(), _evaluate(trainee.model, config, dataset, device)
+    trainee = _OurStep(config) if arm == OURS else _their_step(arm, config, device)
+    stream = batches(
+        dataset,
+        seed=t.seed,
+        start_step=0,
+        batch_size=t.batch_size,
+        block_size=config.model.block_size,
+        device=device,
+    )
+    with closing(stream):
+        for step, (batch,) in enumerate(itertools.islice(stream, t.max_iters)):
+            set_lr(trainee.optimizer, learning_rate(step, t.max_iters, config.optimizer))
+            losses.append(trainee.step(batch))
+    return torch.stack(losses).tolist(), _evaluate(trainee.model, config, dataset, device)
 
 
 def _their_step(arm: str, config: RunConfig, device: torch.device) -> NanoGPTStep:

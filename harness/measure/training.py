@@ -26,10 +26,11 @@ from gpt2.config import DataConfig, GPTConfig, OptimizerConfig, RunConfig, Train
 from gpt2.data.batches import Batch, train_batch
 from gpt2.data.dataset import open_dataset
 from gpt2.data.token_files import write_random_tokens
-from gpt2.machine.compilation import compile_model, compile_scope
+from gpt2.machine.compilation import compile_model
 from gpt2.machine.device import autocast, peak_flops, set_precision
 from gpt2.model import GPT
-from gpt2.train_ra_mla import Run
+from gpt2.run.parts import Parts
+from gpt2.train_ra_mla import train_step
 from harness.measure.nanogpt import NanoGPT, nanogpt_optimizer
 from harness.measure.step_profile import kernel_ms
 from harness.measure.timing import Stopwatch, Times, round_robin
@@ -153,16 +154,16 @@ class OurTrainer:
     """The trainer itself. Its calls to its gradient scaler tell the phases apart."""
 
     def __init__(self, load: Load, arm: Arm, device: torch.device, folder: Path, watch: Stopwatch) -> None:
-        self.run = Run(_run_config(load, arm, device, folder), folder)
-        self.run.scaler = _MarkingScaler(watch, device.type, enabled=load.dtype == "float16")
-        self.flops_per_token = self.run.flops_per_token
+        self.parts = Parts(_run_config(load, arm, device, folder))
+        self.parts.scaler = _MarkingScaler(watch, device.type, enabled=load.dtype == "float16")
+        self.flops_per_token = self.parts.flops_per_token
         self._watch = watch
         if load.compiled:
-            compile_scope(self.run.model, "model", mode=load.compile_mode)
+            self.parts.compile("model", load.compile_mode)
 
     def step(self, batch: Batch) -> Tensor:
         self._watch.start()
-        loss = self.run.train_step([batch])[0]
+        loss = train_step(self.parts, [batch], step=0)[0]
         self._watch.mark("optimizer")
         return loss
 
@@ -285,7 +286,7 @@ def _prepare(
 
 def _make(arm: str, load: Load, device: torch.device, folder: Path, watch: Stopwatch) -> Trainee:
     if arm in OURS:
-        return OurTrainer(load, OURS[arm], device, folder / arm, watch)
+        return OurTrainer(load, OURS[arm], device, folder, watch)
     torch.manual_seed(1)
     if arm == "nanogpt":
         return NanoGPTStep(load, NanoGPT(load.model()), device, watch)
@@ -307,12 +308,11 @@ def _make(arm: str, load: Load, device: torch.device, folder: Path, watch: Stopw
 
 
 def _run_config(load: Load, arm: Arm, device: torch.device, folder: Path) -> RunConfig:
-    folder.mkdir()
     train = {"fused_loss": load.fused_loss, **arm.train}
     return RunConfig(
         name="benchmark",
         model=load.model(**arm.model),
-        data=_data_config(load, folder.parent),
+        data=_data_config(load, folder),
         optimizer=OptimizerConfig(),
         train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_iters=1, **train),
     )

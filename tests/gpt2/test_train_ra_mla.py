@@ -15,12 +15,18 @@ from typing import Any
 import pytest
 import torch
 
+from gpt2 import train_ra_mla
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.dotconfig import Resolved
+from gpt2.run import parts as parts_module
+from gpt2.run.parts import Parts
+from gpt2.run.run import Run
 from gpt2.run.stop import Stop
+from gpt2.run.warm_up import compile_and_warm_up
 from gpt2.symbols import run_config
-from gpt2.train_ra_mla import Run
+from gpt2.train_ra_mla import train as train_run
+from gpt2.train_ra_mla import train_step
 from tests.tiny import tiny
 
 TIMES = {"ms_per_step", "tokens_per_s", "time_s", "mfu"}
@@ -29,7 +35,7 @@ TIMES = {"ms_per_step", "tokens_per_s", "time_s", "mfu"}
 def train(resolved: Resolved, out: Path, stop: Stop | None = None) -> dict[str, Any]:
     """Train in this process; returns the summary."""
     out.mkdir(exist_ok=True)
-    Run(run_config(resolved.symbols), out).train(stop or Stop())
+    train_run(Run(run_config(resolved.symbols), out), stop or Stop())
     return summary(out)
 
 
@@ -90,10 +96,10 @@ def test_gates_are_logged_per_layer_and_head_and_move(tmp_path: Path) -> None:
 @pytest.mark.parametrize("attention", ["BASELINE", "RA_V5", "MLA", "RA_MLA"])
 def test_arms_of_a_seed_see_the_same_batches_and_share_weights(tmp_path: Path, attention: str) -> None:
     resolved = tiny(tmp_path)
-    baseline = Run(run_config(resolved.symbols), make(tmp_path / "baseline"))
-    other = Run(run_config(tiny(tmp_path, **{f"ATTENTION_{attention}": "y"}).symbols), make(tmp_path / "other"))
-    x, y = next(baseline._batches())[0]
-    x2, y2 = next(other._batches())[0]
+    baseline = Parts(run_config(resolved.symbols))
+    other = Parts(run_config(tiny(tmp_path, **{f"ATTENTION_{attention}": "y"}).symbols))
+    x, y = next(baseline.batches(0))[0]
+    x2, y2 = next(other.batches(0))[0]
     assert torch.equal(x, x2)
     assert torch.equal(y, y2)
     theirs = dict(other.model.named_parameters())
@@ -114,7 +120,7 @@ def test_stopped_and_resumed_ends_where_an_uninterrupted_run_ends(tmp_path: Path
     out = make(tmp_path / "parts")
     stop = StopAt(5)
     stop.run = Run(run_config(resolved.symbols), out)
-    assert stop.run.train(stop) == "interrupted"
+    assert train_run(stop.run, stop) == "interrupted"
     assert summary(out)["status"] == "interrupted"
     assert summary(out)["iters"] == 5
     resumed = train(resolved, out)
@@ -134,17 +140,17 @@ def test_a_stop_that_comes_while_a_step_is_logged_leaves_a_checkpoint_too(
     out = make(tmp_path / "run")
     stop = Stop()
     stop.defer()
-    log = Run._log
+    log = Run.log
 
-    def log_and_stop(run: Run, steps: list[list[float]]) -> None:
-        log(run, steps)
+    def log_and_stop(run: Run) -> None:
+        log(run)
         if run.step == 4:
             stop._on_signal(signal.SIGTERM, None)
 
-    monkeypatch.setattr(Run, "_log", log_and_stop)
-    assert Run(run_config(resolved.symbols), out).train(stop) == "interrupted"
-    assert summary(out)["iters"] == 5
-    assert (out / "checkpoints" / "step-00000005.pt").exists()
+    monkeypatch.setattr(Run, "log", log_and_stop)
+    assert train_run(Run(run_config(resolved.symbols), out), stop) == "interrupted"
+    assert summary(out)["iters"] == 4
+    assert (out / "checkpoints" / "step-00000004.pt").exists()
 
 
 def test_killed_and_resumed_ends_where_an_uninterrupted_run_ends(tmp_path: Path) -> None:
@@ -226,20 +232,21 @@ def test_two_trainers_never_share_a_directory(tmp_path: Path) -> None:
         process.wait()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_tensor_and_checkpoint(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_tensor_and_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = make(tmp_path / "run")
     run = Run(run_config(tiny(tmp_path).symbols), out)
-    poisoned = run.model.transformer.h[1].mlp.c_fc.weight
-    train_step = run.train_step
+    poisoned = run.parts.model.transformer.h[1].mlp.c_fc.weight
 
-    def poison_at_step_7(batch: Any) -> torch.Tensor:
-        if run.step == 7:
+    def poison_at_step_7(parts: Parts, batch: Any, *, step: int) -> torch.Tensor:
+        if step == 7:
             with torch.no_grad():
                 poisoned[0, 0] = float("inf")
-        return train_step(batch)
+        return train_step(parts, batch, step=step)
 
-    run.train_step = poison_at_step_7  # type: ignore[method-assign]
-    assert run.train(Stop()) == "failed"
+    monkeypatch.setattr(train_ra_mla, "train_step", poison_at_step_7)
+    assert train_run(run, Stop()) == "failed"
     result = summary(out)
     assert result["status"] == "failed"
     assert result["error"].startswith("step 7: loss nan")
@@ -251,20 +258,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_tensor_and_check
 def test_fp16_overflows_are_skipped_and_counted_and_persistent_ones_stop_the_run(tmp_path: Path) -> None:
     out = make(tmp_path / "run")
     run = Run(run_config(tiny(tmp_path, DTYPE_FLOAT16="y", MAX_ITERS="40").symbols), out)
-    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**28})
-    before = run.model.transformer.wte.weight.detach().clone()
-    run.train_step(next(run._batches()))
-    assert torch.equal(run.model.transformer.wte.weight, before)
-    assert run.train(Stop()) == "done"
-    assert run.overflows > 0
-    assert summary(out)["overflows"] == run.overflows
-    assert len(metrics_events(out, "overflow")) == run.overflows
+    run.parts.scaler.load_state_dict(run.parts.scaler.state_dict() | {"scale": 2.0**28})
+    before = run.parts.model.transformer.wte.weight.detach().clone()
+    train_step(run.parts, next(run.parts.batches(0)), step=0)
+    assert torch.equal(run.parts.model.transformer.wte.weight, before)
+    assert train_run(run, Stop()) == "done"
+    assert run.progress.overflows > 0
+    assert summary(out)["overflows"] == run.progress.overflows
+    assert len(metrics_events(out, "overflow")) == run.progress.overflows
 
     out = make(tmp_path / "diverged")
     run = Run(run_config(tiny(tmp_path, DTYPE_FLOAT16="y", MAX_ITERS="40").symbols), out)
     with torch.no_grad():
-        run.model.transformer.ln_f.weight[0] = float("nan")
-    assert run.train(Stop()) == "failed"
+        run.parts.model.transformer.ln_f.weight[0] = float("nan")
+    assert train_run(run, Stop()) == "failed"
     assert "first not finite: the weight transformer.ln_f.weight" in summary(out)["error"]
 
 
@@ -276,16 +283,14 @@ def metrics_events(out: Path, event: str) -> list[dict[str, Any]]:
 def test_compilation_that_fails_falls_back_to_eager_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import gpt2.train_ra_mla as trainer
-
     eager = train(tiny(tmp_path), tmp_path / "eager")
-    broken = trainer.compile_scope
+    broken = parts_module.compile_scope
 
     def break_graph(model: Any, scope: str, **options: Any) -> None:
         broken(model, scope, **options)
         model.transformer.h[0].register_forward_hook(lambda *_: torch._dynamo.graph_break())
 
-    monkeypatch.setattr(trainer, "compile_scope", break_graph)
+    monkeypatch.setattr(parts_module, "compile_scope", break_graph)
     out = make(tmp_path / "compiled")
     result = train(tiny(tmp_path, COMPILE_MODEL="y"), out)
     assert result["status"] == "done"
@@ -296,26 +301,26 @@ def test_compilation_that_fails_falls_back_to_eager_and_says_so(
 
 
 def test_every_attempt_warms_up_in_train_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(run_config(tiny(tmp_path, COMPILE_MODEL="y").symbols), make(tmp_path / "run"))
+    parts = Parts(run_config(tiny(tmp_path, COMPILE_MODEL="y").symbols))
     modes = []
 
     def fail_once_in_evaluation(*_: object) -> None:
-        modes.append(run.model.training)
+        modes.append(parts.model.training)
         if modes == [True, False]:
             raise RuntimeError("no kernel for evaluation")
 
-    run.model.register_forward_pre_hook(fail_once_in_evaluation)
-    monkeypatch.setattr("gpt2.train_ra_mla.compile_scope", lambda *_, **__: None)
-    run._compile_and_warm_up()
+    parts.model.register_forward_pre_hook(fail_once_in_evaluation)
+    monkeypatch.setattr("gpt2.run.parts.compile_scope", lambda *_, **__: None)
+    told: list[str] = []
+    compile_and_warm_up(parts, lambda event, message: told.append(event))
     assert modes == [True, False, True, False]
-    assert run.compiled == "none"
-    assert run.model.training
+    assert told == ["compile_fallback"]
+    assert parts.compiled == "none"
+    assert parts.model.training
 
 
 def test_a_mode_that_fails_falls_back_to_the_default_one_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import gpt2.train_ra_mla as trainer
-
-    compile_scope = trainer.compile_scope
+    compile_scope = parts_module.compile_scope
     tried = []
 
     def out_of_shared_memory(model: Any, scope: str, *, mode: str) -> None:
@@ -330,7 +335,7 @@ def test_a_mode_that_fails_falls_back_to_the_default_one_first(tmp_path: Path, m
             model._forward_pre_hooks.clear()
             compile_scope(model, scope, backend="eager")
 
-    monkeypatch.setattr(trainer, "compile_scope", out_of_shared_memory)
+    monkeypatch.setattr(parts_module, "compile_scope", out_of_shared_memory)
     out = make(tmp_path / "compiled")
     result = train(tiny(tmp_path, COMPILE_MODEL="y", COMPILE_MODE_MAX_AUTOTUNE="y"), out)
     assert tried == [("model", "max_autotune"), ("model", "default")]
@@ -350,20 +355,19 @@ def test_compiled_and_eager_runs_agree(tmp_path: Path, scope: str) -> None:
 
 
 @pytest.mark.slow
-def test_after_the_warm_up_nothing_is_compiled_again(tmp_path: Path) -> None:
+def test_after_the_warm_up_nothing_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Training, evaluation and their batches have the shapes that were warmed up with.
     resolved = tiny(tmp_path, ATTENTION_RA_V5="y", COMPILE_MODEL="y")
     (tmp_path / "run").mkdir()
     run = Run(run_config(resolved.symbols), tmp_path / "run")
-    warm_up = run._compile_and_warm_up
 
-    def then_forbid() -> None:
-        warm_up()
+    def then_forbid(*args: Any) -> None:
+        compile_and_warm_up(*args)
         torch._dynamo.config.error_on_recompile = True
 
-    run._compile_and_warm_up = then_forbid  # type: ignore[method-assign]
+    monkeypatch.setattr(train_ra_mla, "compile_and_warm_up", then_forbid)
     with torch._dynamo.config.patch(error_on_recompile=False):
-        assert run.train(Stop()) == "done"
+        assert train_run(run, Stop()) == "done"
     assert summary(tmp_path / "run")["compile"] == {"asked": "model", "ran": "model", "mode": "default"}
 
 
@@ -372,15 +376,14 @@ def test_after_the_warm_up_nothing_is_compiled_again(tmp_path: Path) -> None:
 def test_on_a_gpu_steps_do_not_make_the_host_wait(tmp_path: Path, compiled: bool) -> None:
     scope = {"COMPILE_MODEL": "y"} if compiled else {}
     resolved = tiny(tmp_path, ATTENTION_RA_V5="y", DEVICE_CUDA="y", DTYPE_BFLOAT16="y", **scope)
-    (tmp_path / "run").mkdir()
-    run = Run(run_config(resolved.symbols), tmp_path / "run")
-    run._compile_and_warm_up()
-    with closing(run._batches()) as stream:
-        run.train_step(next(stream))  # the optimizer makes its state
+    parts = Parts(run_config(resolved.symbols))
+    compile_and_warm_up(parts, print)
+    with closing(parts.batches(0)) as stream:
+        train_step(parts, next(stream), step=0)  # the optimizer makes its state
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(3):
-                run.train_step(next(stream))
+                train_step(parts, next(stream), step=1)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -165,6 +165,7 @@ def test_a_directory_that_holds_another_run_fails(tmp_path: Path) -> None:
     plan = planned(tmp_path, RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1,2")
     run = plan.runs[1]
     run.path.mkdir(parents=True)
+    (run.path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
     identity = run_identity(run.config, open_dataset(run.config.data))
     for recorded, ok in [(identity, True), ({**identity, "BETA1": 0.8}, False), ({**identity, "TF32": False}, False)]:
         (run.path / "provenance.json").write_text(json.dumps({"identity": recorded}))

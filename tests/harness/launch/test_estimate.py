@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gpt2 import train_ra_mla
 from gpt2.config import TrainConfig
 from gpt2.dotconfig import Assignment, resolve
+from gpt2.run import run as run_module
+from gpt2.run.run import Run
 from gpt2.run.stop import Stop
+from gpt2.train_ra_mla import train
 from harness.configure.kconfig import overlay
 from harness.configure.plan import Plan, make_plan
 from harness.launch.estimate import (
@@ -43,11 +45,11 @@ def test_evaluations_and_checkpoints_are_counted_as_the_trainer_does_them(
     settings = {"MAX_ITERS": max_iters, "EVAL_INTERVAL": eval_interval, "CHECKPOINT_INTERVAL": checkpoint_interval}
     config = tiny(tmp_path, **{symbol: str(value) for symbol, value in settings.items()}, WARMUP_ITERS="0").run_config()
     saved = []
-    save = train_ra_mla.save_checkpoint
-    monkeypatch.setattr(train_ra_mla, "save_checkpoint", lambda *a: (saved.append(a[1]), save(*a))[1])
+    save = run_module.save_checkpoint
+    monkeypatch.setattr(run_module, "save_checkpoint", lambda *a: (saved.append(a[1]), save(*a))[1])
     out = tmp_path / "run"
     out.mkdir()
-    train_ra_mla.Run(config, out).train(Stop())
+    train(Run(config, out), Stop())
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert evaluations(config.train) == sum(line["kind"] == "eval" for line in lines)
     assert checkpoints(config.train) == len(saved)

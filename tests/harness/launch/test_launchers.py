@@ -4,81 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpt2.base.files import ROOT
-from harness.configure.plan import Plan, make_plan
-from tests.tiny import tiny
+from harness.configure.plan import Plan
+from tests.harness.launch.checkout import Checkout, processes, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each run imports for itself")
-
-
-class Checkout:
-    """A copy of the code that may be edited, and the plan of its `.config`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "code"
-        for name in ("gpt2", "harness", "scripts", "defconfigs"):
-            shutil.copytree(ROOT / name, self.path / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "Kconfig", self.path)
-        self._folder = folder
-
-    def plan(self, **symbols: str) -> Plan:
-        settings = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "1", "ABLATION_SEEDS": "1,2"} | symbols
-        plan = make_plan(tiny(self._folder, **settings))
-        plan.base.write(self.path / ".config")
-        return plan
-
-    def edit(self, name: str, end: str) -> None:
-        """Add something at the end of a file."""
-        with (self.path / name).open("a") as file:
-            file.write(end)
-
-    def make(self, **options: Any) -> subprocess.Popen[str]:
-        """Start the runner, as `make` would."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "scripts.run"],
-            cwd=self.path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-            text=True,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options,
-        )
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Iterator[Checkout]:
-    checkout = Checkout(tmp_path)
-    yield checkout
-    wait_for(lambda: not processes(checkout), "processes are left")
-
-
-def processes(checkout: Checkout) -> list[str]:
-    """Command lines of what runs in a checkout."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(process / "cwd") == str(checkout.path):
-                found.append(f"{process.name}: {(process / 'cmdline').read_bytes().decode()}")
-        except OSError:
-            continue
-    return found
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 def trains(plan: Plan, i: int) -> Callable[[], bool]:
@@ -204,8 +141,8 @@ def test_the_death_of_what_runs_are_forked_off_costs_one_run_its_time(checkout: 
     plan = checkout.plan(MAX_ITERS="300")
     process = checkout.make()
     wait_for(trains(plan, 0), "it does not train")
-    (nursery,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(nursery), signal.SIGKILL)
+    (forkserver,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(forkserver), signal.SIGKILL)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert f"{plan.runs[0].name}: FAILED after" in printed

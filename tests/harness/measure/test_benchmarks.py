@@ -13,7 +13,8 @@ from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.base.errors import UserError
 from gpt2.base.files import read_json
 from gpt2.model import GPT
-from gpt2.train_ra_mla import Run
+from gpt2.run.parts import Parts
+from gpt2.train_ra_mla import train_step
 from harness.measure import attention, training
 from harness.measure.attention import MODES, VARIANTS, CopyingAttention, Layer, benchmark_attention
 from harness.measure.nanogpt import NanoGPT, nanogpt_optimizer
@@ -118,11 +119,11 @@ def test_what_is_timed_is_the_trainers_step(tmp_path: Path, dtype: str) -> None:
     batches = training._batches(load, CPU, tmp_path)
     watch = Stopwatch(CPU)
     arm = OURS["ra_v5"]
-    timed = OurTrainer(load, arm, CPU, tmp_path / "timed", watch)
-    plain = Run(training._run_config(load, arm, CPU, tmp_path / "plain"), tmp_path / "plain")
+    timed = OurTrainer(load, arm, CPU, tmp_path, watch)
+    plain = Parts(training._run_config(load, arm, CPU, tmp_path))
     for batch in batches:
-        assert torch.equal(timed.step(batch), plain.train_step([batch])[0])
-    for p, q in zip(timed.run.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(timed.step(batch), train_step(plain, [batch], step=0)[0])
+    for p, q in zip(timed.parts.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(p, q)
     assert [list(lap) for lap in watch.laps()] == [["forward", "backward", "optimizer", "total"]] * len(batches)
 
@@ -131,8 +132,9 @@ def test_an_arm_without_speed_ups_takes_the_same_steps_otherwise(tmp_path: Path)
     load = Load(n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=32, batch_size=2, dtype="bfloat16")
     training._write_tokens(load, tmp_path)
     batch = training._batches(load, CPU, tmp_path)[0]
-    runs = {name: OurTrainer(load, OURS[name], CPU, tmp_path / name, Stopwatch(CPU)) for name in ("baseline", "plain")}
-    settings = {name: (t.run.config.model.residual_bfloat16, t.run.config.train.fused_loss) for name, t in runs.items()}
+    runs = {name: OurTrainer(load, OURS[name], CPU, tmp_path, Stopwatch(CPU)) for name in ("baseline", "plain")}
+    configs = {name: trainee.parts.config for name, trainee in runs.items()}
+    settings = {name: (config.model.residual_bfloat16, config.train.fused_loss) for name, config in configs.items()}
     assert settings == {"baseline": (True, True), "plain": (False, False)}
     losses = [trainee.step(batch).item() for trainee in runs.values()]
     assert losses[0] == pytest.approx(losses[1], rel=2 * torch.finfo(torch.bfloat16).eps)

@@ -17,8 +17,9 @@ from gpt2.base.files import ROOT, read_json
 from gpt2.config import RunConfig
 from gpt2.data.batches import Batch
 from gpt2.dotconfig import Assignment, resolve
+from gpt2.run.parts import Parts
 from gpt2.symbols import run_config
-from gpt2.train_ra_mla import Run
+from gpt2.train_ra_mla import train_step
 from harness.measure import loss_curves
 from harness.measure.loss_curves import NANOGPT, OURS, YARDSTICK, Curves, difference, labels, over_seeds, train_curves
 from harness.measure.loss_curves_figure import draw_loss_curves
@@ -71,20 +72,20 @@ def test_in_float32_the_curves_are_the_same(tokens: Path) -> None:
 
 def test_every_arm_sees_the_same_batches_and_learning_rates(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[tuple[list[list[int]], set[float]]]] = {"ours": [], "theirs": []}
-    our_step, their_step = Run.train_step, NanoGPTStep.step
+    our_step, their_step = loss_curves.train_step, NanoGPTStep.step
 
     def note(whose: str, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
         seen[whose].append((batch[0].tolist(), {group["lr"] for group in optimizer.param_groups}))
 
-    def ours(run: Run, micro_batches: list[Batch]) -> torch.Tensor:
-        note("ours", micro_batches[0], run.optimizer)
-        return our_step(run, micro_batches)
+    def ours(parts: Parts, micro_batches: list[Batch], *, step: int) -> torch.Tensor:
+        note("ours", micro_batches[0], parts.optimizer)
+        return our_step(parts, micro_batches, step=step)
 
     def theirs(trainee: NanoGPTStep, batch: Batch) -> torch.Tensor:
         note("theirs", batch, trainee.optimizer)
         return their_step(trainee, batch)
 
-    monkeypatch.setattr(Run, "train_step", ours)
+    monkeypatch.setattr(loss_curves, "train_step", ours)
     monkeypatch.setattr(NanoGPTStep, "step", theirs)
     train_curves(tiny(tokens), CPU)
     assert len(seen["ours"]) == 5 and len({str(x) for x, _ in seen["ours"]}) == 5
@@ -101,12 +102,10 @@ def test_a_seed_is_other_weights_and_other_batches(tokens: Path) -> None:
 
 
 def test_a_trainer_that_does_something_else_shows(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Run.train_step
+    def without_a_position(parts: Parts, micro_batches: list[Batch], *, step: int) -> torch.Tensor:
+        return train_step(parts, [(x, y.index_fill(1, torch.tensor([3]), -1)) for x, y in micro_batches], step=step)
 
-    def without_a_position(run: Run, micro_batches: list[Batch]) -> torch.Tensor:
-        return step(run, [(x, y.index_fill(1, torch.tensor([3]), -1)) for x, y in micro_batches])
-
-    monkeypatch.setattr(Run, "train_step", without_a_position)
+    monkeypatch.setattr(loss_curves, "train_step", without_a_position)
     curves = train_curves(tiny(tokens), CPU)
     assert difference(curves, OURS).mean_abs > 100 * difference(curves, YARDSTICK).max_abs
 

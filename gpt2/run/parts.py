@@ -1,0 +1,95 @@
+"""What a run is made of: data, device, model, optimizer. Nothing here knows of steps done, or of a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+import torch
+from torch import Tensor
+
+from gpt2.config import RunConfig
+from gpt2.data.batches import Batch, batches, eval_batches
+from gpt2.data.dataset import Dataset, open_dataset
+from gpt2.machine.compilation import compile_scope, uncompile
+from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
+from gpt2.model import GPT
+from gpt2.optimizer import make_optimizer
+from gpt2.run.load import load_initial_weights
+
+
+class Parts:
+    """Everything that a training step computes with. UserError where something asked for cannot be had."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset | None = None) -> None:
+        t = config.train
+        self.config = config
+        self.dataset = dataset or open_dataset(config.data)
+        self.device = select_device(t.device)
+        set_precision(t.tf32)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.model = GPT(config.model, seed=t.seed)
+        if t.init_from:
+            load_initial_weights(self.model, t.init_from)
+        self.model.to(self.device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = make_optimizer(self.model, config.optimizer, self.device.type)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
+        self.eval_set = [(x.to(self.device), y.to(self.device)) for x, y in self._eval_batches()]
+        self.flops_per_token = self.model.flops_per_token()
+        self.peak_flops = peak_flops(self.device)
+        self.compiled, self.compile_mode = "none", "default"
+        """What is compiled, and how."""
+
+    def compile(self, scope: str, mode: str) -> None:
+        """Compile what `scope` says when it is first called, instead of what was to be compiled before."""
+        uncompile(self.model)
+        self.compiled, self.compile_mode = scope, mode
+        compile_scope(self.model, scope, mode=mode)
+
+    def batches(self, step: int) -> Generator[list[Batch], None, None]:
+        """The micro-batches of optimizer step `step`, of the one after it, and so on."""
+        return batches(
+            self.dataset,
+            seed=self.config.train.seed,
+            start_step=step,
+            batch_size=self.config.train.batch_size,
+            block_size=self.config.model.block_size,
+            accumulation=self.config.train.gradient_accumulation_steps,
+            device=self.device,
+        )
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy of a batch. No logits outlive it: at half precision they are 100 KB per token."""
+        loss: Tensor = self.model(x, y, keep_logits=not self.config.train.fused_loss)[1]
+        return loss
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        # A CUDA graph writes its gradients to the same place each time. To be added up over micro-batches they need
+        # memory of their own; elsewhere the first backward pass may as well bring it.
+        keep = self.uses_cuda_graphs
+        for p in self.parameters:
+            if keep and p.requires_grad:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()
+            else:
+                p.grad = None
+
+    def mark_pass(self) -> None:
+        """Tell CUDA graphs that what earlier passes returned may be overwritten. Costs an import of a second."""
+        if self.uses_cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+
+    @property
+    def uses_cuda_graphs(self) -> bool:
+        """Whether what is compiled is replayed as CUDA graphs."""
+        graphs = self.compiled != "none" and self.compile_mode in ("reduce_overhead", "max_autotune")
+        return graphs and self.device.type == "cuda"
+
+    def _eval_batches(self) -> Iterator[Batch]:
+        return eval_batches(
+            self.dataset,
+            batch_size=self.config.train.batch_size,
+            block_size=self.config.model.block_size,
+            iters=self.config.train.eval_iters,
+        )

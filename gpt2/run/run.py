@@ -1,0 +1,229 @@
+"""A run in its directory: what it is made of, how far it has come, and what it leaves there.
+
+The loop that drives it is in gpt2/train_ra_mla.py; docs/results.md describes the files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gpt2.base.files import read_json, write_json
+from gpt2.config import RunConfig, identity_hash
+from gpt2.data.batches import Batch
+from gpt2.data.dataset import open_dataset
+from gpt2.machine.compilation import uncompile
+from gpt2.optimizer import learning_rate
+from gpt2.run.checkpoint import load_newest, save_checkpoint
+from gpt2.run.clock import process_age_s
+from gpt2.run.directory import clear
+from gpt2.run.journal import Journal
+from gpt2.run.nonfinite import NonFiniteError, first_nonfinite
+from gpt2.run.parts import Parts
+from gpt2.run.progress import Progress
+from gpt2.run.record import add_resumption, check_identity, run_identity, write_provenance
+from gpt2.run.resume import restore
+from gpt2.run.summary import bits_per_byte, numbers, speed, why_not_done
+
+# So many steps in a row that gradient scaling had to skip are no overflow but a run that has diverged: the scale has
+# been halved for each of them, from 65536 to nothing.
+MAX_OVERFLOWS_IN_A_ROW = 20
+
+
+class Run:
+    """One training run. It begins, or goes on from its newest whole checkpoint, as its directory has it.
+
+    Raises UserError where something asked for cannot be had, or the directory holds another run, which stays as it is.
+    """
+
+    def __init__(self, config: RunConfig, out: Path, *, given: Sequence[str] = ()) -> None:
+        self.config = config
+        self.out = out
+        dataset = open_dataset(config.data)
+        identity = run_identity(config, dataset)
+        goes_on = check_identity(out, identity)
+        self.parts = Parts(config, dataset)
+        self.progress = Progress(self.parts.device)
+        self.startup_s: float | None = None
+        """From the start of the process until it was ready for its first step."""
+        self.checkpoints: list[Path] = []
+        """What this process has written or gone on from, newest last."""
+        self.unread: list[Tensor] = []
+        """Loss and gradient norm of the newest steps, still on the device: reading one makes the loop wait for it."""
+        self.config_hash = identity_hash(identity)
+        if not goes_on:
+            clear(out)
+            write_provenance(
+                out,
+                device=self.parts.device,
+                dataset=dataset,
+                identity=identity,
+                config_hash=self.config_hash,
+                given=given,
+            )
+        self.journal = Journal(config, out)
+        if goes_on:
+            self.config_hash = read_json(out / "provenance.json")["config_hash"]
+            self._resume()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.progress.step
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens seen."""
+        return self.step * self.config.tokens_per_iter
+
+    def count(self, step: Tensor) -> None:
+        """A step has been taken: its loss and gradient norm, [2], on the device."""
+        self.unread.append(step)
+        self.progress.step += 1
+
+    def read(self) -> None:
+        """Wait for the steps that are not read yet. Raises NonFiniteError where one of them was not finite."""
+        steps = torch.stack(self.unread).tolist() if self.unread else []
+        self.unread.clear()
+        first = self.step - len(steps)
+        for i, (loss, norm) in enumerate(steps):
+            if math.isfinite(loss) and math.isfinite(norm):
+                self.progress.overflows_in_a_row = 0
+            elif self.parts.scaler.is_enabled() and self.progress.overflows_in_a_row < MAX_OVERFLOWS_IN_A_ROW:
+                self.progress.overflows += 1
+                self.progress.overflows_in_a_row += 1
+                message = f"step {first + i} overflowed and was skipped"
+                self.journal.write("event", self.step, event="overflow", message=message)
+            else:
+                self.log(first + i)  # what came before is as good as any
+                batch = next(self.parts.batches(first + i))
+                raise self._nonfinite(f"step {first + i}: loss {loss:.4g}, gradient norm {norm:.4g}", batch, first + i)
+            self.progress.pending.append([loss, norm])
+
+    def log(self, step: int | None = None) -> None:
+        """A line of the log for the steps since the last one, up to `step` or the newest, and one for the gates."""
+        p, step = self.progress, self.step if step is None else step
+        if not p.pending:
+            return
+        losses, norms = zip(*p.pending, strict=True)
+        ms = 1000 * (p.clock.total_s - p.clock.last_lap_s) / len(p.pending)
+        p.clock.last_lap_s = p.clock.total_s
+        p.pending.clear()
+        p.laps.append(ms)
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        p.train_loss = statistics.fmean(finite) if finite else None
+        self.journal.train(
+            step,
+            tokens=step * self.config.tokens_per_iter,
+            loss=p.train_loss,
+            lr=learning_rate(step - 1, self.config.train.max_iters, self.config.optimizer),
+            grad_norm=norms[-1] if math.isfinite(norms[-1]) else None,
+            ms_per_step=round(ms, 3),
+            speed=speed(self.parts, ms),
+            time_s=round(p.clock.total_s, 3),
+        )
+        self.log_gates()
+
+    def log_gates(self) -> None:
+        """A line for the gates, where the arm has any."""
+        gates = {name: gate.tolist() for name, gate in self.parts.model.gates().items()}
+        if gates:
+            self.journal.write("gates", self.step, gates=gates)
+
+    def log_evaluation(self, val_loss: float) -> None:
+        """A line for an evaluation. Raises NonFiniteError."""
+        if not math.isfinite(val_loss):
+            raise self._nonfinite(
+                f"evaluation at step {self.step}: loss {val_loss:.4g}", self.parts.eval_set, self.step
+            )
+        self.progress.val_loss = val_loss
+        self.journal.evaluation(
+            self.step,
+            tokens=self.tokens,
+            val_loss=val_loss,
+            val_bpb=bits_per_byte(self.parts, val_loss),
+            time_s=round(self.progress.clock.total_s, 3),
+        )
+
+    def save(self) -> None:
+        """Leave a checkpoint of the present step."""
+        state = {
+            **self.progress.state_dict(),
+            "wall_time_s": self.wall_s(),
+            "config_hash": self.config_hash,
+            "model_config": dataclasses.asdict(self.config.model),
+            "model": self.parts.model.state_dict(),
+            "optimizer": self.parts.optimizer.state_dict(),
+            "scaler": self.parts.scaler.state_dict(),
+        }
+        self.checkpoints.append(save_checkpoint(self.out / "checkpoints", self.step, state))
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the present step is one that needs no checkpoint, or has one."""
+        return self.step == 0 or (bool(self.checkpoints) and self.checkpoints[-1].name == f"step-{self.step:08d}.pt")
+
+    def event(self, event: str, message: str) -> None:
+        """Something that happened."""
+        self.journal.event(event, self.step, message)
+
+    def differs(self, event: str, message: str) -> None:
+        """An event that makes the run other than what was asked for: the summary says so too."""
+        self.progress.events.append(message)
+        self.event(event, message)
+
+    def finish(self, status: str, error: str | None = None) -> str:
+        """Write the summary: "done", "failed" or "interrupted", the last two also where "done" would not be true."""
+        found = numbers(self.parts, self.progress)
+        if status == "done" and (reason := why_not_done(self.progress, found)):
+            status, error = "failed", reason
+            self.event("not_finite", reason)
+        t, parts = self.config.train, self.parts
+        write_json(
+            self.out / "summary.json",
+            {
+                "status": status,
+                "error": error,
+                **found,
+                "wall_time_s": self.wall_s(),
+                "startup_s": self.startup_s,
+                "config_hash": self.config_hash,
+                "compile": {
+                    "asked": t.compile,
+                    "ran": parts.compiled,
+                    "mode": None if parts.compiled == "none" else parts.compile_mode,
+                },
+                "events": self.progress.events,
+            },
+        )
+        return status
+
+    def wall_s(self) -> float:
+        """Seconds that the run's processes have been there."""
+        return self.progress.earlier_wall_s + process_age_s()
+
+    def _resume(self) -> None:
+        """Go on from the newest whole checkpoint, or from the beginning if there is none."""
+        loaded = load_newest(self.out / "checkpoints")
+        if loaded is not None:
+            restore(self.parts, loaded.state, loaded.path, config_hash=self.config_hash)
+            self.progress.load_state_dict(loaded.state)
+            self.checkpoints.append(loaded.path)
+            for path in loaded.damaged:
+                self.differs("damaged", f"{path.name} is damaged and was passed over")
+        add_resumption(self.out, device=self.parts.device, step=self.step)
+        self.differs("resume", f"resumed at step {self.step}")
+
+    def _nonfinite(self, what: str, batches: Sequence[Batch], step: int) -> NonFiniteError:
+        """The error that says where a number stopped being finite in `step`, and what there is to go back to."""
+        uncompile(self.parts.model)
+        where = first_nonfinite(self.parts.model, batches, self.parts.device, self.config.train)
+        good = [path for path in self.checkpoints if path.exists() and path.name < f"step-{step:08d}.pt"]
+        back = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
+        return NonFiniteError(f"{what}; first not finite: {where}; {back}")
