@@ -309,8 +309,8 @@ class TrainConfig:
     eval_interval: int = setting(250, "EVAL_INTERVAL")
     """Steps between evaluations."""
 
-    eval_iters: int = setting(40, "EVAL_ITERS")
-    """Batches in an evaluation."""
+    eval_tokens: int = setting(655360, "EVAL_TOKENS")
+    """Targets in an evaluation, at most; 0 takes all validation tokens."""
 
     log_interval: int = setting(10, "LOG_INTERVAL", identity=False)
     """Steps between lines in the log and in metrics.jsonl."""

@@ -251,8 +251,16 @@ def file_of(symbol: str) -> str:
     return (ROOT / known.nodes[0].filename).relative_to(ROOT).as_posix()
 
 
+_REPLACED = {
+    "EVAL_ITERS": "EVAL_TOKENS has taken its place: validation tokens, EVAL_ITERS * BATCH_SIZE * BLOCK_SIZE of them"
+}
+"""Symbols of earlier versions, and what to set instead."""
+
+
 def did_you_mean(name: str, names: Sequence[str]) -> str:
     """What to append to a complaint about `name`: the closest of `names` as a question, or nothing."""
+    if name in _REPLACED:
+        return f"; {_REPLACED[name]}"
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -27,7 +27,7 @@ from gpt2.base.errors import UserError, one_line, run_command
 from gpt2.checks.dry_run import dry_run
 from gpt2.data.batches import Batch
 from gpt2.data.dataset import open_dataset
-from gpt2.machine.device import autocast, device_name
+from gpt2.machine.device import autocast, device_name, slow_precision
 from gpt2.optimizer import learning_rate, set_lr
 from gpt2.run.clock import process_age_s
 from gpt2.run.directory import beginning, hold, is_done
@@ -75,6 +75,12 @@ def train(run: Run, stop: Stop) -> str:
     parts, t = run.parts, run.config.train
     try:
         run.event("start", f"{parts.model.num_params():,} parameters on {device_name(parts.device)}")
+        warnings = [("data", line) for line in parts.dataset.warnings]
+        if slow := slow_precision(parts.device, t.dtype):
+            warnings.append(("slow_precision", slow))
+        for event, line in warnings:
+            if line not in run.progress.events:  # of the process before this one
+                run.differs(event, line)
         if t.compile != "none":
             run.event("compile", f"compiling: {t.compile}, {t.compile_mode}")
         compile_and_warm_up(parts, run.differs)
@@ -84,7 +90,7 @@ def train(run: Run, stop: Stop) -> str:
         with closing(parts.batches(run.step)) as stream:
             is_done = loop(run, stream, stop)
         if not is_done:
-            left = f"left a checkpoint at step {run.step}" if run.step else "before the first step"
+            left = f"left a checkpoint at step {run.step}" if run.checkpoints else "before the first step"
             run.event("interrupted", f"{stop.requested}: {left}")
         status, error = "done" if is_done else "interrupted", None
     except NonFiniteError as failure:
@@ -107,21 +113,25 @@ def loop(run: Run, stream: Iterator[list[Batch]], stop: Stop) -> bool:
 
     What is logged at a step depends on the step alone, wherever the run has been stopped, or killed, in between.
     """
-    parts, t, clock = run.parts, run.config.train, run.progress.clock
+    parts, progress, t = run.parts, run.progress, run.config.train
+    save_due = False
     while True:
         if run.step == 0:
             run.log_gates()
         is_last = run.step == t.max_iters
-        if run.step % t.eval_interval == 0 or is_last:
-            with run.progress.eval_clock.running():
+        if progress.val_step != run.step and (run.step % t.eval_interval == 0 or is_last):
+            with progress.eval_clock.running():
                 val_loss = evaluate(parts, stop)
             if val_loss is not None:
                 run.log_evaluation(val_loss)
-        if stop.requested or is_last:
+        if save_due:
+            run.save()
+        is_done = is_last and progress.val_step == run.step
+        if is_done or stop.requested:
             break
 
         # Between two looks at what it has done, the device never waits for the host.
-        clock.start()
+        progress.clock.start()
         while True:
             set_lr(parts.optimizer, learning_rate(run.step, t.max_iters, run.config.optimizer))
             run.count(train_step(parts, next(stream), step=run.step))
@@ -130,17 +140,13 @@ def loop(run: Run, stream: Iterator[list[Batch]], stop: Stop) -> bool:
             save_due = is_last or (t.checkpoint_interval > 0 and run.step % t.checkpoint_interval == 0)
             if log_due or save_due or run.step % t.eval_interval == 0 or stop.requested:
                 break
-        clock.stop()
+        progress.clock.stop()
         run.read()
         if log_due:
             run.log()
-        if save_due:
-            with run.progress.save_clock.running():
-                run.save()
     if not run.is_saved:
-        with run.progress.save_clock.running():
-            run.save()
-    return is_last and val_loss is not None
+        run.save()
+    return is_done
 
 
 def train_step(parts: Parts, micro_batches: list[Batch], *, step: int) -> Tensor:
@@ -172,10 +178,10 @@ def train_step(parts: Parts, micro_batches: list[Batch], *, step: int) -> Tensor
 
 @torch.no_grad()
 def evaluate(parts: Parts, stop: Stop) -> float | None:
-    """Mean loss over the evaluation batches; None where it was asked to stop."""
+    """Mean loss per target of the evaluation's batches; None where it was asked to stop."""
     parts.model.eval()
     losses = []
-    for x, y in parts.eval_set:
+    for x, y in parts.eval_set.batches:
         if stop.requested:
             break
         parts.mark_pass()
@@ -183,7 +189,9 @@ def evaluate(parts: Parts, stop: Stop) -> float | None:
             loss = parts.loss(x, y)
         losses.append(loss.clone())
     parts.model.train()
-    return torch.stack(losses).mean().item() if len(losses) == len(parts.eval_set) else None
+    if len(losses) < len(parts.eval_set.batches):
+        return None
+    return parts.eval_set.mean(torch.stack(losses).tolist())
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from rich.table import Table
 
 from gpt2.base.errors import run_command
 from gpt2.base.files import write_json
+from gpt2.base.terminal import console, progress_bar
 from gpt2.machine.device import DTYPES, device_name, select_device, set_precision
 from harness.configure.kconfig import refuse_assignments
 from harness.measure.attention import MODES, Layer, Row, benchmark_attention
-from harness.measure.timing import measured_on, print_table
+from harness.measure.timing import measured_on
 
 
 def main() -> None:
@@ -55,16 +56,19 @@ def main() -> None:
     rows = []
     for batch_size in args.batch_sizes or ([8, 32] if on_gpu else [4]):
         for mode in MODES:
-            timed = benchmark_attention(
-                device,
-                layer,
-                batch_size,
-                mode,
-                compiled=on_gpu if args.compile is None else args.compile,
-                compile_mode=args.compile_mode,
-                repeats=args.repeats,
-            )
-            print_table(_table(timed, f"\n{mode}, B={batch_size}"))
+            title = f"{mode}, B={batch_size}"
+            with progress_bar(title, stderr=True) as report:
+                timed = benchmark_attention(
+                    device,
+                    layer,
+                    batch_size,
+                    mode,
+                    compiled=on_gpu if args.compile is None else args.compile,
+                    compile_mode=args.compile_mode,
+                    repeats=args.repeats,
+                    report=report,
+                )
+            console().print(_table(timed, f"\n{title}"))
             rows += timed
     if args.json:
         settings = {"layer": asdict(layer), "compile_mode": args.compile_mode}

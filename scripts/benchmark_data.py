@@ -16,12 +16,13 @@ from rich.table import Table
 
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.files import write_json
+from gpt2.base.terminal import console
 from gpt2.config import DataConfig
 from gpt2.data.dataset import open_dataset
 from gpt2.data.token_files import write_random_tokens
 from gpt2.machine.device import device_name, select_device
 from harness.measure.data import Supply, benchmark_batches
-from harness.measure.timing import measured_on, print_table
+from harness.measure.timing import measured_on
 
 NEEDED_ON_GPU = 600_000.0
 """Tokens/s: more than an H100 trains GPT-2 124M with."""
@@ -61,7 +62,7 @@ def main() -> None:
         shape = {name: getattr(args, name) for name in ("batch_size", "block_size", "accumulation")}
         supply = benchmark_batches(dataset, device, **shape, repeats=args.repeats)
     print("Median ms of a step's batches ± half the interquartile range.")
-    print_table(_table(supply, needed))
+    console().print(_table(supply, needed))
     if args.json:
         write_json(
             args.json,

@@ -18,10 +18,11 @@ from rich.table import Table
 
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.files import write_json
+from gpt2.base.terminal import console, progress_bar
 from gpt2.machine.device import DTYPES, device_name, select_device
 from harness.configure.arguments import names_of
 from harness.configure.kconfig import refuse_assignments
-from harness.measure.timing import measured_on, print_table
+from harness.measure.timing import measured_on
 from harness.measure.training import OURS, SPEED_UPS, THEIRS, Load, Row, arms_here, benchmark_training
 
 SMALL: dict[str, Any] = dict(
@@ -66,10 +67,12 @@ def main() -> int:
     rows, failures = [], []
     for compiled in scopes:
         load = Load(**settings, compiled=compiled, compile_mode=args.compile_mode)
-        timed, failed = benchmark_training(device, load, arms, repeats=args.repeats)
-        print_table(_table(timed, "\ncompiled" if compiled else "\neager"))
+        title = "compiled" if compiled else "eager"
+        with progress_bar(title, stderr=True) as report:
+            timed, failed = benchmark_training(device, load, arms, repeats=args.repeats, report=report)
+        console().print(_table(timed, f"\n{title}"))
         if on_gpu:
-            print_table(_kernels(timed))
+            console().print(_kernels(timed))
         for failure in failed:
             print(f"{failure.arm}: FAILED: {failure.reason}")
         rows += timed

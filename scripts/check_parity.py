@@ -9,19 +9,22 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from gpt2.base.errors import run_command
 from gpt2.base.files import write_json
+from gpt2.base.progress import reported
+from gpt2.base.terminal import console, progress_bar
 from gpt2.checks.parity import (
     MAX_DIFF,
     MAX_DIFF_FLOAT32,
     MAX_DIFF_FLOAT32_ACCELERATOR,
     MIN_COSINE,
+    VARIANTS,
     Difference,
     Parity,
     check_parity,
+    settings,
 )
 from gpt2.machine.device import DTYPES, device_name, select_device
 from harness.configure.arguments import names_of
@@ -50,8 +53,11 @@ def main() -> int:
     compiled = device.type == "cuda" if args.compile is None else args.compile
 
     head = measured_on(device)
-    rows = list(check_parity(device.type, compiled=compiled, dtypes=args.dtypes))
-    Console().print(_table(rows, title=f"Parity on {device_name(device)}"))
+    total = len(VARIANTS) * len(settings(device.type, compiled=compiled, dtypes=args.dtypes))
+    with progress_bar("parity", stderr=True) as report:
+        checked = check_parity(device.type, compiled=compiled, dtypes=args.dtypes)
+        rows = list(reported(checked, total, report, lambda row: f"{row.variant}, {row.setting.dtype}"))
+    console().print(_table(rows, title=f"Parity on {device_name(device)}"))
     float32 = MAX_DIFF_FLOAT32 if device.type == "cpu" else MAX_DIFF_FLOAT32_ACCELERATOR
     print(f"Allowed: {float32:.0e} in float32, {MAX_DIFF:.0e} in other precisions; cosines above {MIN_COSINE}.")
     if not compiled:

@@ -20,12 +20,12 @@ from pathlib import Path
 from rich.table import Table
 
 from gpt2.base.errors import UserError, run_command
+from gpt2.base.terminal import console
 from harness.configure.kconfig import assignment
 from harness.configure.lists import parse_seeds
 from harness.launch.runner import sigterm_is_ctrl_c
 from harness.measure.commits import Side, checked_out, common_steps, go_on, interrupt, refuse_unknown, train
 from harness.measure.parting import Compared, compare_all, compare_rests, new_keys, went_otherwise
-from harness.measure.timing import print_table
 
 TINY = {
     "N_LAYER": "2",
@@ -108,7 +108,7 @@ def _report(title: str, compared: Sequence[Compared], alone: Mapping[str, str] |
         table.add_row(step, str(len(runs)), str(sum(of.lines for of in runs)), *cells)
     for step, side in (alone or {}).items():
         table.add_row(step, "-", "-", f"only in {side}", "", "")
-    print_table(table)
+    console().print(table)
     partings = [(of.run, name, parting) for of in compared for name, parting in of.partings.items()]
     for run, name, parting in partings:
         print(f"{run} parts in {name}: {parting}")

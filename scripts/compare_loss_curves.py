@@ -21,6 +21,7 @@ from rich.table import Table
 
 from gpt2.base.errors import UserError, one_line, run_command
 from gpt2.base.files import write_json
+from gpt2.base.terminal import console
 from gpt2.config import RunConfig
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.machine.device import device_name, select_device
@@ -40,7 +41,7 @@ from harness.measure.loss_curves import (
     train_curves,
 )
 from harness.measure.loss_curves_figure import draw_loss_curves
-from harness.measure.timing import measured_on, print_table
+from harness.measure.timing import measured_on
 
 ON_GPU = {"BATCH_SIZE": "32", "COMPILE_MODEL": "y"}
 ELSEWHERE = {
@@ -50,6 +51,7 @@ ELSEWHERE = {
     "N_EMBD": "128",
     "BLOCK_SIZE": "128",
     "BATCH_SIZE": "4",
+    "EVAL_TOKENS": "10240",
     "DTYPE_FLOAT32": "y",
 }
 
@@ -65,7 +67,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", help="sequences in a batch (default 32 on CUDA, else 4)")
     parser.add_argument("--block-size", help="tokens in a sequence (default 1024 on CUDA, else 128)")
-    parser.add_argument("--eval-iters", default="20", help="validation batches (default %(default)s)")
+    parser.add_argument("--eval-tokens", help="validation tokens, 0 for all (default 655360 on CUDA, else 10240)")
     parser.add_argument("--json", type=Path, help="write curves and differences to this file")
     parser.add_argument("--figure", type=Path, help="draw them to this PNG file, and as SVG beside it")
     parser.add_argument("overrides", metavar="SYMBOL=value", nargs="*", help="any other setting")
@@ -87,7 +89,7 @@ def main() -> None:
     if len(curves) > 1:
         differences += [over_seeds([d for d in differences if d.arm == arm]) for arm in (OURS, YARDSTICK)]
     print(f"d: training loss minus that of {names[NANOGPT]}, nats/token. Validation: loss after the last step.")
-    print_table(_table(curves, differences, names))
+    console().print(_table(curves, differences, names))
     if args.json:
         write_json(
             args.json,
@@ -107,7 +109,7 @@ def _config(args: argparse.Namespace, device: torch.device) -> RunConfig:
         "--steps": ("MAX_ITERS", str(args.steps)),
         "--batch-size": ("BATCH_SIZE", args.batch_size),
         "--block-size": ("BLOCK_SIZE", args.block_size),
-        "--eval-iters": ("EVAL_ITERS", args.eval_iters),
+        "--eval-tokens": ("EVAL_TOKENS", args.eval_tokens),
     }
     # A short run is not all warm-up.
     defaults = {"DATASET_BIN": "y", "WARMUP_ITERS": str(max(0, min(100, args.steps // 3)))}

@@ -12,12 +12,12 @@ import argparse
 from pathlib import Path
 
 from gpt2.base.errors import run_command
+from gpt2.base.terminal import progress_bar
 from gpt2.data.dataset import Dataset
 from gpt2.data.prepare import prepare
 from gpt2.dotconfig import load
 from gpt2.symbols import run_config
 from harness.configure.kconfig import command_line_assignments, configuration, overlay
-from harness.launch.terminal import progress_bar
 
 
 def main() -> None:
@@ -38,11 +38,13 @@ def print_dataset(dataset: Dataset) -> None:
         "data": dataset.path,
         "training": f"{dataset.train_tokens:,} tokens",
         "validation": f"{dataset.val_tokens:,} tokens",
-        "bytes per token": f"unknown: {dataset.val_bytes_unknown}" if ratio is None else f"{ratio:.4f} (validation)",
+        "bytes per token": f"unknown: {dataset.vocabulary.unknown}" if ratio is None else f"{ratio:.4f} (validation)",
         "hash": dataset.hash,
     }
     for name, fact in facts.items():
         print(f"{name:16}{fact}")
+    for line in dataset.warnings:
+        print(f"{'warning':16}{line}")
 
 
 if __name__ == "__main__":

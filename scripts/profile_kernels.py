@@ -10,12 +10,13 @@ import dataclasses
 import re
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from gpt2.base.errors import run_command
 from gpt2.base.files import write_json
-from gpt2.checks.kernel_profile import LENGTHS, Profile, Shape, profile_arms, shape
+from gpt2.base.progress import reported
+from gpt2.base.terminal import console, progress_bar
+from gpt2.checks.kernel_profile import ARMS, LENGTHS, PASSES, Profile, Shape, profile_arms, shape
 from gpt2.machine.device import device_name, select_device
 from harness.configure.kconfig import refuse_assignments
 from harness.measure.timing import measured_on
@@ -34,13 +35,15 @@ def main() -> int:
     device = select_device(args.device)
     head = measured_on(device)
     model = shape(device.type)
-    profiles = list(profile_arms(device, model, compiled=args.compile))
+    with progress_bar("profile", stderr=True) as report:
+        done = profile_arms(device, model, compiled=args.compile)
+        total = len(ARMS) * len(LENGTHS) * len(PASSES)
+        profiles = list(reported(done, total, report, lambda p: f"{p.arm}, {p.what}, T={p.T}"))
 
-    console = Console()
-    console.print(_summary(profiles, title=f"{device_name(device)}, {_describe(model)}"))
+    console().print(_summary(profiles, title=f"{device_name(device)}, {_describe(model)}"))
     for p in profiles:
         if p.T == DETAILED_T and p.what == "train":
-            console.print(_details(p))
+            console().print(_details(p))
     wrong = [p for p in profiles if p.sdpa_calls != p.expected_sdpa_calls]
     for p in wrong:
         print(f"{p.arm}, {p.what}, T={p.T}: {p.sdpa_calls} SDPA calls in {p.expected_sdpa_calls} layers")

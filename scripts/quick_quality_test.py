@@ -20,6 +20,8 @@ from rich.table import Table
 
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.files import write_json
+from gpt2.base.numbers import decimal
+from gpt2.base.terminal import console
 from gpt2.dotconfig import Assignment, load
 from harness.configure.kconfig import assignment, command_line_assignments, find_defconfig
 from harness.configure.plan import Plan
@@ -65,14 +67,13 @@ def _test(plan: Plan, model: str, overrides: Sequence[Assignment]) -> int:
     # torch takes seconds to import, and a mistake on the command line should not have to wait for it.
     from harness.evidence.store import load_experiment
     from harness.launch.runner import run_plan
-    from harness.measure.timing import print_table
 
     if run_plan(plan, overrides) == 130:
         return 130
     seeds = list(dict.fromkeys(run.seed for run in plan.runs))
     quality = assess(load_experiment(plan.directory), model, seeds)
     write_json(quality_json(plan.directory), asdict(quality))
-    print_table(_table(quality))
+    console().print(_table(quality))
     for criterion in quality.criteria:
         print(f"{criterion.verdict:9} {criterion.name}: {criterion.evidence}")
     print(f"\n{quality.verdict}: {plan.directory}")
@@ -105,7 +106,7 @@ def _gates(result: SeedResult) -> tuple[str, str, str]:
     w = result.w_rec
     if w is None:
         return "-", "-", "-"
-    return f"{result.heads_above} of {len(w)}", f"{sum(w) / len(w):.3f}", f"{max(w):.3f}"
+    return f"{result.heads_above} of {len(w)}", decimal(sum(w) / len(w), 3), decimal(max(w), 3)
 
 
 def _or_dash(value: float | None, spec: str) -> str:

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 from gpt2.base.errors import run_command
+from gpt2.base.terminal import heading
 from gpt2.dotconfig import load
 from harness.configure.kconfig import command_line_assignments, find_defconfig
 from harness.configure.plan import plan_with, save
 from harness.evidence.store import load_experiment
 from harness.launch.check import print_checks
 from harness.launch.runner import run_plan
-from harness.launch.terminal import heading
 from harness.report.report import print_report, write_report
 
 

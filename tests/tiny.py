@@ -21,7 +21,7 @@ SETTINGS = {
     "LEARNING_RATE": "1e-3",
     "MIN_LR": "1e-4",
     "EVAL_INTERVAL": "6",
-    "EVAL_ITERS": "2",
+    "EVAL_TOKENS": "256",
     "LOG_INTERVAL": "2",
     "CHECKPOINT_INTERVAL": "4",
     "DTYPE_FLOAT32": "y",

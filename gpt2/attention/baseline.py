@@ -32,14 +32,14 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.resid_dropout = nn.Dropout(dropout)
 
-    def qkv(self, x: Tensor) -> Tensor:
-        """x [B, T, C] -> [Q|K|V], [B, T, 3C]."""
+    def qkv(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """x [B, T, C] -> [Q|K|V], [B, T, 3C]. In `cache` a variant may keep what it makes of weights."""
         y: Tensor = self.c_attn(x)
         return y
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
-        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
         if cache is not None:
             k, v = cache.append(k, v)
         y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0, scale=self.scale)

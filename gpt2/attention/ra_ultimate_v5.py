@@ -15,15 +15,11 @@ attention layer. The derivations are in docs/ra-v5.md.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gpt2 import kernels
 from gpt2.attention.baseline import CausalSelfAttention
@@ -89,34 +85,6 @@ def fold_in_torch(
     return folded, fold(bias.unsqueeze(1), w_std, w_rec, R).squeeze(1).to(dtype)
 
 
-@dataclass(frozen=True)
-class _Folded:
-    """A fold, and what it was made of."""
-
-    parts: list[Tensor]
-    state: tuple[object, ...]
-    weight: Tensor
-    bias: Tensor | None
-
-
-class _OptimizerSteps:
-    """Counts the steps of all of torch's optimizers.
-
-    A parameter's version counter, which in-place operations raise, is not raised by fused optimizers (seen in torch
-    2.11 and 2.13): without this, evaluating between steps would go on using the weights of the first evaluation.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        register_optimizer_step_post_hook(self._on_step)
-
-    def _on_step(self, *_: object) -> None:
-        self.count += 1
-
-
-_optimizer_steps = functools.cache(_OptimizerSteps)
-
-
 class UltimateRAv5(CausalSelfAttention):
     """Reciprocal attention at the cost of the baseline.
 
@@ -156,7 +124,6 @@ class UltimateRAv5(CausalSelfAttention):
         self.w_std = nn.Parameter(torch.ones(n_head), requires_grad=learn_w_std)
         self.w_rec = nn.Parameter(torch.full((n_head,), float(gate_init)), requires_grad=learn_w_rec)
         self.d_bias = nn.Parameter(torch.zeros(n_head, block_size)) if d_bias else None
-        self._folded: _Folded | None = None
 
     def folded(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
         """Weight [3C, C] and bias [3C] (or None) of the standard attention layer that this layer is.
@@ -168,43 +135,22 @@ class UltimateRAv5(CausalSelfAttention):
             return fold_cast(weight, bias, *gates, R=self.R, lerp=self.fold == "lerp", dtype=dtype or weight.dtype)
         return fold_in_torch(FOLDS[self.fold], weight, bias, *gates, self.R, dtype or weight.dtype)
 
-    def _folded_once(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
-        """`folded`, made anew only where something it is made of may have changed."""
-        parts = [p for p in (self.c_attn.weight, self.c_attn.bias, self.w_std, self.w_rec) if p is not None]
-        state = (dtype, _optimizer_steps().count, *(p._version for p in parts))
-        known = self._folded
-        if known is None or known.state != state or any(a is not b for a, b in zip(known.parts, parts, strict=True)):
-            known = self._folded = _Folded(parts, state, *self.folded(dtype))
-        return known.weight, known.bias
-
-    def train(self, mode: bool = True) -> UltimateRAv5:
-        """As nn.Module's; forgets the fold."""
-        self._folded = None
-        super().train(mode)
-        return self
-
-    def _apply(self, fn: Any, recurse: bool = True) -> UltimateRAv5:
-        # What .to(), .cuda(), .double() and the like end in. It changes parameters behind their versions' back.
-        self._folded = None
-        super()._apply(fn, recurse)
-        return self
-
-    def qkv(self, x: Tensor) -> Tensor:
-        """x [B, T, C] -> [Qf|Kf|V], [B, T, 3C]."""
-        # The fold costs about 3 C^2 elements whatever the batch, and autocast's cast of the weights is done with it.
-        # While weights change, or where a gradient has to flow through it, it is part of the graph.
-        # Parameters made in inference mode have no version to tell a change by. Asked last: it cannot be traced.
-        changing = self.training or torch.is_grad_enabled()
-        reuse = not (changing or torch.compiler.is_compiling() or self.w_rec.is_inference())
+    def qkv(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """x [B, T, C] -> [Qf|Kf|V], [B, T, 3C]. A generation folds once: `cache` keeps what came out."""
+        # Any other pass folds anew. Nothing tells for certain that a weight has not been written to since the last one
+        # (through `.data` it leaves no trace), and of a batch's pass the fold takes next to nothing.
         dtype = autocast_dtype(x)
-        weight, bias = self._folded_once(dtype) if reuse else self.folded(dtype)
+        if cache is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            weight, bias = self.folded(dtype)
+        else:
+            weight, bias = cache.once(dtype, lambda: self.folded(dtype))
         return F.linear(x, weight, bias)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
         if self.d_bias is None:
             return super().forward(x, cache)
-        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
         if cache is not None:
             k, v = cache.append(k, v)
         q, k, v = self._give_dimension_to_bias(q, k, v)

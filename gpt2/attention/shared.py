@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Made = TypeVar("Made")
 
 
 class LayerCache:
     """What one layer keeps of earlier positions, for generation: tensors that grow along dimension -2.
 
-    Room for `block_size` positions is taken at the first `append`, so that a step copies only what is new.
+    Room for `block_size` positions is taken at the first `append`, so that a step copies only what is new. A cache is
+    of the weights it was begun with: what they made of earlier positions it holds, and `once` what is made of them.
     """
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
         self.length = 0
         self._buffers: tuple[Tensor, ...] = ()
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` returned when it was first called for `key` here: for what depends on weights, not on tokens."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: Made = self._made[key]
+        return made
 
     def append(self, *new: Tensor) -> tuple[Tensor, ...]:
         """Add positions to each of the cached tensors, [..., T, d] each; returns all of them so far, [..., S, d].

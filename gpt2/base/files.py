@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -52,6 +53,28 @@ def existing_parent(path: Path) -> Path:
     """The path itself if there is anything, else the closest of the directories above it that there is."""
     path = path.absolute()
     return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_regular(path: Path) -> os.stat_result:
+    """The state of a file that is about to be read. Raises UserError if it is missing or no regular file, before it is
+    opened: opening a FIFO waits for a writer, and reading a device need not end."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(state.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(state.st_mode), "no regular file")
+        raise UserError(f"{path}: is {kind}; only regular files are read")
+    return state
 
 
 def finite(value: Any) -> Any:

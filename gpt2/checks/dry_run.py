@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from gpt2.base.errors import UserError
+from gpt2.base.numbers import decimal
 from gpt2.config import RunConfig, TrainConfig
 from gpt2.loss import CHUNK_TOKENS
 from gpt2.machine.compilation import compile_scope, uncompile
-from gpt2.machine.device import autocast
+from gpt2.machine.device import autocast, slow_precision
 from gpt2.model import GPT
 from gpt2.optimizer import make_optimizer
 from gpt2.run.checkpoint import KEEP
@@ -21,6 +25,16 @@ from gpt2.run.load import load_initial_weights
 
 # Positions of the dummy sequence. What depends on its length is scaled from it.
 DRY_RUN_TOKENS = 32
+
+CPU = torch.device("cpu")
+
+NEED_VALUES = (
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.UnsupportedFakeTensorException,
+    fake_tensor.UnsupportedOperatorException,
+)
+"""What tracing raises where an arm looks at the values of its tensors, which it may as long as it is not compiled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,45 +59,50 @@ class DryRun:
     def describe(self) -> str:
         """One line."""
         return (
-            f"{self.params:,} parameters, loss {self.loss:.2f}, GPU memory about {self.memory_gib:.1f} GiB, "
-            f"checkpoints {self.checkpoint_gib:.1f} GiB, {self.flops:.3g} FLOP"
+            f"{self.params:,} parameters, loss {self.loss:.2f}, GPU memory about {decimal(self.memory_gib, 1)} GiB, "
+            f"checkpoints {decimal(self.checkpoint_gib, 1)} GiB, {self.flops:.3g} FLOP"
         )
 
 
 def dry_run(config: RunConfig) -> DryRun:
     """Build the run's model and take one forward, backward and optimizer step on dummy tokens on the CPU.
 
+    The run's precision is traced, which computes nothing, and what autograd keeps in it is counted. The step is in that
+    precision too; where the processor is slow at it a single layer's is, and the model's is in float32.
+
     A compiled run is traced as a whole (`fullgraph`), without generating code: a graph break raises. Raises UserError
     if the weights that it is to start from cannot be had, if the loss or a gradient is not finite, or if a parameter
     that is to learn gets no gradient.
     """
+    T = min(config.model.block_size, DRY_RUN_TOKENS)
+    try:
+        bytes_per_token, bytes_per_pass = _kept(config, T, FakeTensorMode())
+    except NEED_VALUES:
+        bytes_per_token, bytes_per_pass = _kept(config, T, nullcontext())
+    dtype = config.train.dtype
+    if slow_precision(CPU, dtype):
+        one_layer = dataclasses.replace(config.model, n_layer=1)
+        from_scratch = dataclasses.replace(config.train, init_from="")
+        _step(dataclasses.replace(config, model=one_layer, train=from_scratch), dtype, T=2)
+        dtype = "float32"
+    params, flops_per_token, loss = _step(config, dtype, T)
+    return DryRun(
+        params=params,
+        loss=loss,
+        memory_gib=_training_bytes(config, params, bytes_per_token, bytes_per_pass) / 2**30,
+        # Weights and two moments; while the newest is written there is one more.
+        checkpoint_gib=(KEEP + 1) * 12 * params / 2**30,
+        flops=float(flops_per_token) * config.tokens_per_iter * config.train.max_iters,
+    )
+
+
+def _step(config: RunConfig, dtype: str, T: int) -> tuple[int, int, float]:
+    """Take a step on T dummy tokens in a precision. Parameters, operations per token, and the loss."""
     model = GPT(config.model, seed=config.train.seed)
     if config.train.init_from:
         load_initial_weights(model, config.train.init_from)
-    params = model.num_params()
-    T = min(config.model.block_size, DRY_RUN_TOKENS)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(config.data.vocab_size, (1, T + 1), generator=generator)
-    x, y = tokens[:, :-1], tokens[:, 1:]
-    device = torch.device("cpu")
-
-    if config.train.compile != "none":
-        compile_scope(model, config.train.compile, backend="eager")
-        with autocast(device, config.train.dtype):
-            model(x, y, keep_logits=not config.train.fused_loss)
-        uncompile(model)
-        torch.compiler.reset()
-
-    # What autograd keeps for the backward pass is so much per token and so much per pass: two lengths tell them apart.
-    # On a GPU, autocast's norms are float32 and keep what comes in as such; on a CPU they would not.
-    model.config = dataclasses.replace(config.model, residual_bfloat16=False)
-    half_bytes, _ = _forward(model, x[:, : T // 2], y[:, : T // 2], config.train)
-    full_bytes, loss = _forward(model, x, y, config.train)
-    model.config = config.model
-    if config.model.residual_bfloat16:
-        _, loss = _forward(model, x, y, config.train)
-    bytes_per_token = (full_bytes - half_bytes) / (T - T // 2)
-    bytes_per_pass = full_bytes - T * bytes_per_token
+    tokens = torch.randint(config.data.vocab_size, (1, T + 1), generator=torch.Generator().manual_seed(0))
+    loss = _loss(model, tokens, config.train, dtype)
     loss.backward()
     for name, p in model.named_parameters():
         if p.requires_grad and p.grad is None:
@@ -93,32 +112,55 @@ def dry_run(config: RunConfig) -> DryRun:
     if not bool(loss.isfinite()):
         raise UserError(f"the loss is {loss.item()} in the first step")
     make_optimizer(model, config.optimizer, "cpu").step()
-
-    return DryRun(
-        params=params,
-        loss=loss.item(),
-        memory_gib=_training_bytes(config, params, bytes_per_token, bytes_per_pass) / 2**30,
-        # Weights and two moments; while the newest is written there is one more.
-        checkpoint_gib=(KEEP + 1) * 12 * params / 2**30,
-        flops=float(model.flops_per_token()) * config.tokens_per_iter * config.train.max_iters,
-    )
+    return model.num_params(), model.flops_per_token(), loss.item()
 
 
-def _forward(model: GPT, x: Tensor, y: Tensor, train: TrainConfig) -> tuple[int, Tensor]:
-    """Bytes that autograd keeps of a forward pass, parameters aside, and the loss."""
-    seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    sizes = [0]
+def _loss(model: GPT, tokens: Tensor, train: TrainConfig, dtype: str) -> Tensor:
+    """The loss of tokens [1, T + 1]."""
+    with autocast(CPU, dtype):
+        _, loss = model(tokens[:, :-1], tokens[:, 1:], keep_logits=not train.fused_loss)
+    return loss
+
+
+def _kept(config: RunConfig, T: int, tensors: AbstractContextManager[object]) -> tuple[float, float]:
+    """Bytes that autograd keeps for the backward pass: so many per token, and so many per pass.
+
+    Two lengths tell them apart, T and half of it. On the way the passes, and what is compiled, are traced. `tensors`
+    may make tensors that hold no values, so that nothing is computed.
+    """
+    train = config.train
+    with tensors:
+        model = GPT(config.model, seed=config.train.seed)
+        if train.compile != "none":
+            compile_scope(model, train.compile, backend="eager")
+            _loss(model, _dummies(T), train, train.dtype)
+            uncompile(model)
+            torch.compiler.reset()
+        _loss(model, _dummies(T), train, train.dtype).backward()
+        # On a GPU, autocast's norms are float32 and keep what comes in as such; on a CPU they would not.
+        model.config = dataclasses.replace(config.model, residual_bfloat16=False)
+        half, full = (_kept_of(model, tokens, train) for tokens in (T // 2, T))
+    bytes_per_token = (full - half) / (T - T // 2)
+    return bytes_per_token, full - T * bytes_per_token
+
+
+def _dummies(T: int) -> Tensor:
+    return torch.zeros(1, T + 1, dtype=torch.long)
+
+
+def _kept_of(model: GPT, T: int, train: TrainConfig) -> int:
+    """Bytes that autograd keeps of a forward pass over T tokens, parameters aside."""
+    counted = {storage._cdata: storage for storage in (p.untyped_storage() for p in model.parameters())}
+    parameters = set(counted)
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            sizes.append(storage.nbytes())
+        counted.setdefault(storage._cdata, storage)
         return tensor
 
-    with saved_tensors_hooks(count, lambda tensor: tensor), autocast(torch.device("cpu"), train.dtype):
-        _, loss = model(x, y, keep_logits=not train.fused_loss)
-    return sum(sizes), loss
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        _loss(model, _dummies(T), train, train.dtype)
+    return sum(storage.nbytes() for key, storage in counted.items() if key not in parameters)
 
 
 def _training_bytes(config: RunConfig, params: int, bytes_per_token: float, bytes_per_pass: float) -> float:

@@ -81,7 +81,7 @@ class Setting:
     """Biases in linear layers and norms."""
 
     training: bool
-    """Train mode, with gradients; or eval mode under no_grad, where RA v5 reuses its folded weight."""
+    """Train mode, with gradients; or eval mode under no_grad."""
 
     compiled: bool
     """torch.compile on the attention modules, of both sides."""

@@ -2,17 +2,20 @@
 
     x, y = train_batch(open_dataset(config.data), seed=1, step=0, batch_size=16, block_size=1024)
 
-`batches` yields the same with a thread that works ahead, on the device; `eval_batches` what evaluation sees.
+`batches` yields the same with a thread that works ahead, on the device; `eval_set` is what evaluation sees.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Generator, Iterator
+import math
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -47,9 +50,7 @@ def train_batch(
 
     Raises UserError if the training tokens do not fill one window.
     """
-    n_windows = _windows(dataset.train, block_size)
-    if n_windows == 0:
-        raise UserError(f"{dataset.path}: {len(dataset.train)} training tokens; BLOCK_SIZE={block_size} needs one more")
+    n_windows = _windows(dataset, "training", block_size)
     # The last window of an epoch is given up for a random offset, so that windows are cut elsewhere each time.
     n_windows = max(1, n_windows - 1)
     first = (step * accumulation + micro_step) * world_size + rank
@@ -63,23 +64,64 @@ def train_batch(
     return _gather(dataset.train, starts, block_size)
 
 
-def eval_batches(dataset: Dataset, *, batch_size: int, block_size: int, iters: int) -> Iterator[Batch]:
-    """What evaluation sees: the same `iters` batches each time, of windows spread evenly over the validation tokens.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvalSet:
+    """What every evaluation of a run sees, in batches of one shape."""
 
-    Where those fill fewer batches, there are fewer; windows that do not fill a batch are left out, so that all
-    batches have one shape. Raises UserError if not even one is filled.
+    batches: list[Batch]
+    """The last is filled up with sequences whose targets are -1: a loss ignores them."""
+
+    counts: list[int]
+    """Targets of each batch, without those of -1."""
+
+    n_bytes: int | None
+    """UTF-8 bytes of text that the targets stand for; None where that is not known."""
+
+    @property
+    def n_targets(self) -> int:
+        """Targets in all."""
+        return sum(self.counts)
+
+    def to(self, device: torch.device) -> EvalSet:
+        """The same on `device`."""
+        return dataclasses.replace(self, batches=[(x.to(device), y.to(device)) for x, y in self.batches])
+
+    def mean(self, losses: Sequence[float]) -> float:
+        """Mean loss per target from each batch's mean, [n_batches]: the same for every batch size, but for rounding."""
+        return math.fsum(loss * n for loss, n in zip(losses, self.counts, strict=True)) / self.n_targets
+
+    def bits_per_byte(self, loss: float) -> float | None:
+        """Bits per byte of the targets' text from their mean loss in nats; None where the bytes are not known."""
+        return loss * self.n_targets / (math.log(2) * self.n_bytes) if self.n_bytes else None
+
+
+def eval_set(dataset: Dataset, *, batch_size: int, block_size: int, eval_tokens: int) -> EvalSet:
+    """The same windows every time, spread evenly over the validation tokens, until they have `eval_tokens` targets.
+
+    Which they are depends on neither `batch_size` nor a random number. With `eval_tokens` 0, or more than there are,
+    every validation token but the first is a target once. Raises UserError if they do not fill one window.
     """
-    n_windows = _windows(dataset.val, block_size)
-    n_batches = min(iters, n_windows // batch_size)
-    if n_batches == 0:
-        raise UserError(
-            f"{dataset.path}: {len(dataset.val)} validation tokens do not fill a batch of BATCH_SIZE={batch_size} "
-            f"sequences of BLOCK_SIZE={block_size}: they hold {n_windows}"
-        )
-    n = n_batches * batch_size
-    starts = np.arange(n) * n_windows // n * block_size
-    for batch in starts.reshape(n_batches, batch_size):
-        yield _gather(dataset.val, batch, block_size)
+    starts = eval_starts(dataset, block_size=block_size, eval_tokens=eval_tokens)
+    counts = np.minimum(block_size, len(dataset.val) - 1 - starts)
+    # The last window of all may be short.
+    tokens = np.full((-(-len(starts) // batch_size) * batch_size, block_size + 1), -1, dtype=np.int64)
+    for row, start, count in zip(tokens, starts.tolist(), counts.tolist(), strict=False):
+        row[: count + 1] = dataset.val.read(start, count + 1)
+    x, y = torch.from_numpy(tokens[:, :-1].clip(min=0)), torch.from_numpy(tokens[:, 1:].copy())
+    table = dataset.token_bytes
+    return EvalSet(
+        batches=list(zip(x.split(batch_size), y.split(batch_size), strict=True)),
+        counts=[int((part >= 0).sum()) for part in y.split(batch_size)],
+        n_bytes=None if table is None else int(table[tokens[:, 1:][tokens[:, 1:] >= 0]].sum()),
+    )
+
+
+def eval_starts(dataset: Dataset, *, block_size: int, eval_tokens: int) -> np.ndarray:
+    """Where the windows of `eval_set` begin, int64 [n]. Raises UserError if the validation tokens do not fill one."""
+    _windows(dataset, "validation", block_size)
+    there = -(-(len(dataset.val) - 1) // block_size)
+    n = min(-(-eval_tokens // block_size) or there, there)
+    return np.arange(n) * there // n * block_size
 
 
 def batches(
@@ -131,10 +173,22 @@ def batches(
             yield [(x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in micro_batches]
 
 
-def _windows(tokens: Tokens, block_size: int) -> int:
+def check_windows(dataset: Dataset, *, block_size: int) -> None:
+    """Raise UserError if training or validation tokens do not fill one window of `block_size` targets."""
+    for split in ("training", "validation"):
+        _windows(dataset, split, block_size)
+
+
+def _windows(dataset: Dataset, split: str, block_size: int) -> int:
     """How many windows of `block_size` targets fit: neighbours share one token, the last target of one being the
-    first input of the next."""
-    return (len(tokens) - 1) // block_size
+    first input of the next. Raises UserError if none does."""
+    n_tokens = len(dataset.train if split == "training" else dataset.val)
+    if n_tokens <= block_size:
+        raise UserError(
+            f"{dataset.path}: {n_tokens:,} {split} tokens do not fill one sequence of BLOCK_SIZE={block_size} and its "
+            f"last target: take a BLOCK_SIZE below {max(n_tokens, 2):,}, or more text"
+        )
+    return (n_tokens - 1) // block_size
 
 
 @functools.lru_cache(maxsize=2)

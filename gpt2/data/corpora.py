@@ -24,11 +24,13 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from gpt2.base.errors import UserError
+from gpt2.base.files import require_regular
 from gpt2.config import DataConfig
 
 _SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 _SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 _DOWNLOAD_TIMEOUT_S = 30.0
+_LOOK_CHARS = 1 << 16
 
 # Tests quote broken code, the codec tables of `encodings` and the topics of `pydoc_data` are generated.
 _NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "pydoc_data"}
@@ -86,13 +88,17 @@ class Files:
         return ["files"]
 
     def documents(self, part: str, scratch: Path, say: Callable[[str], None]) -> Iterator[str]:
+        return map(_read_text, self.files)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files."""
+        return sum(path.stat().st_size for path in self.files)
+
+    def check(self) -> None:
+        """Look at the beginning of every file. Raises UserError if it is no UTF-8 text."""
         for path in self.files:
-            try:
-                # Python source says in a first-line comment if it is not UTF-8.
-                with tokenize.open(path) if path.suffix == ".py" else open(path, encoding="utf-8") as file:
-                    yield file.read()
-            except (OSError, UnicodeDecodeError, SyntaxError) as error:
-                raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+            _read_text(path, _LOOK_CHARS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,16 +209,45 @@ def _text_files(patterns: str) -> tuple[Path, ...]:
         raise UserError(f"DATASET_TEXT_PATHS={patterns}: {error}") from error
     files: list[Path] = []
     for word in words:
+        name = os.path.expanduser(word)
         found: list[Path] = []
-        for path in map(Path, sorted(glob.glob(os.path.expanduser(word), recursive=True))):
+        for path in map(Path, [name] if os.path.lexists(name) else sorted(glob.glob(name, recursive=True))):
             if path.is_dir():
-                found += sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md") and p.is_file())
+                found += _texts_below(path)
             else:
+                require_regular(path)
                 found.append(path)
         if not found:
             raise UserError(f"DATASET_TEXT_PATHS={patterns}: {word} is no file, no directory with .txt or .md files")
         files += found
     return tuple(dict.fromkeys(path.resolve() for path in files))
+
+
+def _texts_below(folder: Path) -> list[Path]:
+    """The .txt and .md files below a directory, by path. Raises UserError where a directory cannot be listed."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"DATASET_TEXT_PATHS: {error.filename}: {error.strerror}")
+
+    names = (Path(at, name) for at, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return sorted(path for path in names if path.suffix in (".txt", ".md") and path.is_file())
+
+
+def _read_text(path: Path, n_chars: int = -1) -> str:
+    """A text file, or its first `n_chars` characters. Raises UserError if it is no regular file or no UTF-8 text."""
+    require_regular(path)
+    try:
+        # Python source says in a first-line comment if it is not UTF-8.
+        with tokenize.open(path) if path.suffix == ".py" else open(path, encoding="utf-8") as file:
+            text = file.read(n_chars)
+    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    if "\0" in text:
+        raise UserError(
+            f"{path}: cannot be read as UTF-8 text: it holds NUL characters, as UTF-16 and binary files do and text "
+            "does not: convert it to UTF-8"
+        )
+    return text
 
 
 def _hub() -> ModuleType:

@@ -5,18 +5,27 @@ dataset = open_dataset(config.data)
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt2.base.errors import UserError
+from gpt2.base.files import read_json
 from gpt2.config import DataConfig
 from gpt2.data.corpora import Corpus, open_corpus
-from gpt2.data.token_files import Tokens
-from gpt2.data.tokenizer import load_tokenizer
+from gpt2.data.meta_pkl import read_meta
+from gpt2.data.overlap import LENGTH, share_in_training
+from gpt2.data.token_files import Tokens, remembered
+from gpt2.data.vocabulary import Vocabulary, vocabulary_of, vocabulary_of_files
+
+_SHARE_TO_WARN_OF = 0.2
+"""Of validation in training: text from the web or of source code repeats itself by a few per cent."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +36,7 @@ class Dataset:
     """"stdlib", "text", "shakespeare", "openwebtext", "finewebedu" or "bin"."""
 
     tokenizer: str
-    """"byte" or "gpt2". For "bin" it is what the configuration says."""
+    """"byte" or "gpt2". For "bin" it is what the configuration claims; `vocabulary` says whether it is so."""
 
     path: Path
     """The directory of the token files."""
@@ -41,12 +50,8 @@ class Dataset:
     train: Tokens
     val: Tokens
 
-    val_bytes_per_token: float | None
-    """UTF-8 bytes of text per validation token, document boundaries included among the tokens but standing for no
-    text: bits per byte = nats per token / (ln 2 * this). None where it is not known."""
-
-    val_bytes_unknown: str | None
-    """Why `val_bytes_per_token` is None, in one line."""
+    val_in_train: float | None
+    """The share of sampled validation windows that stand in training too; None where a split is too short to tell."""
 
     @property
     def train_tokens(self) -> int:
@@ -55,6 +60,37 @@ class Dataset:
     @property
     def val_tokens(self) -> int:
         return len(self.val)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokens stand for. Looked up when it is first asked for."""
+        if self.name == "bin":
+            return vocabulary_of_files(self.tokenizer, self.vocab_size, self.val, read_meta(self.path))
+        return vocabulary_of(self.tokenizer, self.vocab_size)
+
+    @property
+    def token_bytes(self) -> np.ndarray | None:
+        """How many bytes of UTF-8 text each token stands for, int64 [vocab_size]; None where that is not known."""
+        return self.vocabulary.token_bytes
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against numbers from these tokens, a line each."""
+        share = self.val_in_train
+        if share is None or share < _SHARE_TO_WARN_OF:
+            return ()
+        return (
+            f"{self.path}: {share:.0%} of the validation text is in training too (windows of {LENGTH} tokens, by "
+            "samples): the validation loss says in part how well it was learned by heart",
+        )
+
+    @cached_property
+    def val_bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of text per validation token, of all of them; None where that is not known. Document boundaries
+        are tokens and stand for no text."""
+        if self.token_bytes is None:
+            return None
+        return int(self.val.counts()[: self.vocab_size] @ self.token_bytes) / len(self.val)
 
 
 def prepared_path(config: DataConfig) -> Path:
@@ -87,27 +123,46 @@ def open_dataset(config: DataConfig) -> Dataset:
     """
     if config.dataset == "bin":
         path = Path(config.bin_dir)
-        dataset = dataset_from_files(config, path, train=_bin_files(path, "train"), val=_bin_files(path, "val"))
-        return _with_bytes(dataset)
+        _check_meta(path, config)
+        return dataset_from_files(config, path, **bin_files(path))
     path = prepared_path(config)
     if not (path / "meta.json").exists():
         raise UserError(f"DATASET_{config.dataset.upper()}: {path} is not prepared: run `make prepare-data`")
     dataset = dataset_from_files(config, path, train=[path / "train.bin"], val=[path / "val.bin"])
-    meta = json.loads((path / "meta.json").read_text())
-    if dataset.hash != meta["hash"]:
+    if dataset.hash != read_json(path / "meta.json").get("hash"):
         raise UserError(f"{path}: its tokens are not those that were prepared: delete it and run `make prepare-data`")
-    return dataclasses.replace(dataset, val_bytes_per_token=meta["val_bytes"] / meta["val_tokens"])
+    return dataset
+
+
+def _check_meta(folder: Path, config: DataConfig) -> None:
+    """Raise UserError if nanoGPT's meta.pkl beside ready token files says that they have another vocabulary."""
+    meta = read_meta(folder)
+    if meta is not None and meta.vocab_size not in (None, config.vocab_size):
+        raise UserError(
+            f"{meta.path}: its tokens have a vocabulary of {meta.vocab_size}, but VOCAB_SIZE={config.vocab_size} "
+            f"(TOKENIZER_{config.tokenizer.upper()}): set VOCAB_SIZE={meta.vocab_size}"
+        )
 
 
 def dataset_from_files(config: DataConfig, path: Path, *, train: list[Path], val: list[Path]) -> Dataset:
-    """A data set from its files, checked; its byte count is left open. Raises UserError as `open_dataset` does."""
-    splits = Tokens(train), Tokens(val)
+    """A data set from its files, checked. Raises UserError as `open_dataset` does."""
+    of_others = config.dataset == "bin"
+    splits = Tokens(train, of_others=of_others), Tokens(val, of_others=of_others)
+    cache = Path(config.data_dir, "scans.json")
     hashes = []
     for tokens in splits:
-        scan = tokens.cached_scan(Path(config.data_dir, "scans.json"))
+        scan = tokens.cached_scan(cache)
         if scan.greatest >= config.vocab_size:
-            raise UserError(f"{scan.greatest_in}: holds token {scan.greatest}, but VOCAB_SIZE={config.vocab_size}")
+            raise UserError(
+                f"{scan.greatest_in}: holds token {scan.greatest}, but VOCAB_SIZE={config.vocab_size}: give the "
+                "vocabulary it was made with, if these are little-endian uint16 tokens and not uint8 or big-endian ones"
+            )
         hashes.append(scan.sha256)
+    if hashes[0] == hashes[1]:
+        raise UserError(
+            f"{path}: training and validation are the same {len(splits[0]):,} tokens, so that a validation loss would "
+            "say how well they were learned by heart: hold some tokens out"
+        )
     return Dataset(
         name=config.dataset,
         tokenizer=config.tokenizer,
@@ -116,26 +171,45 @@ def dataset_from_files(config: DataConfig, path: Path, *, train: list[Path], val
         vocab_size=config.vocab_size,
         train=splits[0],
         val=splits[1],
-        val_bytes_per_token=None,
-        val_bytes_unknown=None,
+        val_in_train=remembered(
+            cache,
+            f"val in train, {' '.join(hashes)}",
+            lambda: share_in_training(*splits),
+            lambda share: share is None or (type(share) is float and 0 <= share <= 1),
+        ),
     )
 
 
-def _bin_files(folder: Path, split: str) -> list[Path]:
-    files = sorted(folder.glob(f"*{split}*.bin"))
-    if not files:
-        raise UserError(f"DATASET_BIN_DIR={folder}: holds no {split}.bin and no *{split}*.bin shards")
-    return files
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+"""Words of a file's name that say which split it belongs to."""
 
 
-def _with_bytes(dataset: Dataset) -> Dataset:
-    """`dataset` with the bytes that its validation tokens stand for, if its tokenizer is there to tell."""
+def bin_files(folder: Path) -> dict[str, list[Path]]:
+    """The token files in `folder` by split, "train" and "val", each in the order of their names.
+
+    A split is named by a word of its own: `medieval_train.bin` is training. Raises UserError where a file names both,
+    or neither clearly, and where a split has none.
+    """
     try:
-        tokenizer = load_tokenizer(dataset.tokenizer)
-    except UserError as error:
-        return dataclasses.replace(dataset, val_bytes_unknown=str(error))
-    if tokenizer.n_vocab != dataset.vocab_size:
-        unknown = f"VOCAB_SIZE={dataset.vocab_size}, but the tokenizer {tokenizer.name} has {tokenizer.n_vocab} tokens"
-        return dataclasses.replace(dataset, val_bytes_unknown=unknown)
-    n_bytes = int(dataset.val.counts()[: tokenizer.n_vocab] @ tokenizer.token_bytes())
-    return dataclasses.replace(dataset, val_bytes_per_token=n_bytes / len(dataset.val))
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"DATASET_BIN_DIR={folder}: holds no train.bin and no val.bin: {error.strerror}") from None
+    files: dict[str, list[Path]] = {"train": [], "val": []}
+    for name in names:
+        if name.startswith(".") or not name.endswith(".bin"):
+            continue
+        stem = name.removesuffix(".bin").lower()
+        named = {_SPLITS[word] for word in re.findall("[a-z]+", stem) if word in _SPLITS}
+        if len(named) > 1 or (not named and "train" in stem and "val" in stem):
+            raise UserError(
+                f"{folder / name}: its name says both training and validation: name one of them, as a word of its own"
+            )
+        for split in named:
+            files[split].append(folder / name)
+    for split, found in files.items():
+        if not found:
+            part = next((f"; in {name} {split} is no word" for name in names if split in name and ".bin" in name), "")
+            raise UserError(
+                f"DATASET_BIN_DIR={folder}: holds no {split}.bin, and no shards such as x_{split}_000001.bin{part}"
+            )
+    return files

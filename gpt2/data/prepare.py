@@ -9,27 +9,28 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import itertools
-import json
 import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import numpy as np
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import write_json
+from gpt2.base.files import read_json, write_json
 from gpt2.base.progress import Progress
 from gpt2.config import DataConfig
-from gpt2.data.corpora import Corpus, open_corpus
+from gpt2.data.corpora import Corpus, Files, open_corpus
 from gpt2.data.dataset import Dataset, dataset_from_files, open_dataset, prepared_path, recipe_of
 from gpt2.data.tokenizer import Tokenizer, load_tokenizer
 
+_PREVIEW_BYTES = 1 << 20
 _CHUNK_CHARS = 1 << 24  # text that is encoded, written and noted down at a time
 
 
@@ -76,7 +77,22 @@ def dataset_status(config: DataConfig) -> tuple[bool, str]:
     if not is_local(config):
         return False, f"{config.dataset} has to be downloaded: run `make prepare-data`"
     load_tokenizer(config.tokenizer)
+    corpus = open_corpus(config)
+    if isinstance(corpus, Files):
+        corpus.check()
     return False, f"{config.dataset} will be prepared from files on this machine"
+
+
+def preview(config: DataConfig) -> Dataset | None:
+    """What preparing would make of text files, where they are so few that this takes a moment; else None.
+
+    Raises UserError as `prepare` does.
+    """
+    corpus = open_corpus(config)
+    if not isinstance(corpus, Files) or corpus.n_bytes > _PREVIEW_BYTES:
+        return None
+    with TemporaryDirectory() as folder:
+        return replace(prepare(replace(config, data_dir=folder)), path=prepared_path(config))
 
 
 def is_local(config: DataConfig) -> bool:
@@ -217,8 +233,11 @@ def _load_state(path: Path) -> _State | None:
     """What an interrupted preparation noted down, if there was one."""
     if not (path / "state.json").exists():
         return None
-    state = json.loads((path / "state.json").read_text())
-    return _State(**state | {"train": _Split(**state["train"]), "val": _Split(**state["val"])})
+    state = read_json(path / "state.json")
+    try:
+        return _State(**state | {"train": _Split(**state["train"]), "val": _Split(**state["val"])})
+    except (KeyError, TypeError):
+        raise UserError(f"{path / 'state.json'}: is damaged: delete {path} and run `make prepare-data`") from None
 
 
 @contextmanager

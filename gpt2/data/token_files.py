@@ -2,7 +2,8 @@
 
 Raw: little-endian uint16 tokens and nothing else. Shard: a header of 256 little-endian int32 (20240520, 1, number of
 tokens, zeros), then the tokens. A raw file of GPT-2 tokens cannot pass for a shard: the magic number read as uint16
-begins with 55448, which GPT-2 does not have.
+begins with 55448, which GPT-2 does not have. A raw file says nothing of itself, and is looked at
+(gpt2/data/recognize.py); a shard is believed.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import write_json
+from gpt2.base.files import require_regular, write_json
+from gpt2.data.recognize import foreign
 
 _MAGIC = 20240520
 _MAGIC_UINT32 = 20240801  # llm.c's Llama 3 shards
@@ -25,11 +27,16 @@ _HEADER_BYTES = 1024
 _CHUNK = 1 << 24  # tokens read at a time while scanning: 32 MiB
 
 
-def open_token_file(path: Path) -> np.ndarray:
-    """The tokens of one file, uint16 [n], as a read-only memory map. Raises UserError if it is no whole token file."""
+def open_token_file(path: Path, *, of_others: bool = True) -> np.ndarray:
+    """The tokens of one file, uint16 [n], as a read-only memory map. Raises UserError if it is no whole token file.
+
+    A raw file that is not of our own making (`of_others`) is looked at first, whether it holds such tokens.
+    """
+    size = require_regular(path).st_size
     try:
-        size = path.stat().st_size
         header = np.fromfile(path, dtype="<i4", count=3)
+        is_shard = len(header) == 3 and header[0] in (_MAGIC, _MAGIC_UINT32)
+        other = foreign(path, size) if of_others and not is_shard else None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if len(header) == 3 and header[0] == _MAGIC:
@@ -42,6 +49,8 @@ def open_token_file(path: Path) -> np.ndarray:
     elif len(header) == 3 and header[0] == _MAGIC_UINT32:
         raise UserError(f"{path}: a shard of uint32 tokens; only uint16 tokens are read")
     else:
+        if other is not None:
+            raise UserError(f"{path}: is no file of little-endian uint16 tokens: {other}")
         if size % 2:
             raise UserError(f"{path}: {size} bytes is no whole number of uint16 tokens")
         n_tokens, offset = size // 2, 0
@@ -66,18 +75,18 @@ class Scan(NamedTuple):
 class Tokens:
     """Token files, one after another, as one sequence."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, of_others: bool = True) -> None:
         """Raises UserError where a file is missing or no whole token file."""
         self.paths = tuple(paths)
-        self._files = [open_token_file(path) for path in self.paths]
+        self._files = [open_token_file(path, of_others=of_others) for path in self.paths]
         self._ends = np.cumsum([len(file) for file in self._files])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def read(self, start: int, length: int) -> np.ndarray:
-        """Tokens [start, start + length), int64, across files where need be; all of them must exist."""
-        out = np.empty(length, dtype=np.int64)
+    def read(self, start: int, length: int, dtype: type[np.integer] = np.int64) -> np.ndarray:
+        """Tokens [start, start + length) across files where need be; all of them must exist."""
+        out = np.empty(length, dtype=dtype)
         i = int(np.searchsorted(self._ends, start, side="right"))
         done = 0
         while done < length:
@@ -115,15 +124,26 @@ class Tokens:
         stats = [(str(path.resolve()), path.stat()) for path in self.paths]
         key = json.dumps([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
         key = hashlib.sha256(key.encode()).hexdigest()
-        known: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged cache is as good as none
-            known = json.loads(cache.read_text())
-        if key not in known:
-            known[key] = self.scan()
-            with contextlib.suppress(OSError):  # on a read-only disk every start scans
-                cache.parent.mkdir(parents=True, exist_ok=True)
-                write_json(cache, known)
-        return Scan(*known[key])
+        return Scan(*remembered(cache, key, lambda: list(self.scan()), _is_scan))
+
+
+def _is_scan(value: Any) -> bool:
+    return isinstance(value, list) and [type(item) for item in value] == [str, int, str]
+
+
+def remembered(cache: Path, key: str, compute: Callable[[], Any], is_valid: Callable[[Any], bool]) -> Any:
+    """What `compute` returns, which JSON has, too. What it was for `key` before is remembered in the file `cache`, of
+    which what is damaged is as good as none."""
+    known: Any = None
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(cache.read_text())
+    known = known if isinstance(known, dict) else {}
+    if key not in known or not is_valid(known[key]):
+        known[key] = compute()
+        with contextlib.suppress(OSError):  # on a read-only disk every start computes
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cache, known)
+    return known[key]
 
 
 def write_random_tokens(folder: Path, *, vocab_size: int, n_tokens: int, n_val: int = 1) -> None:

@@ -85,6 +85,24 @@ def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device_type)
 
 
+def slow_precision(device: torch.device, dtype: str) -> str | None:
+    """Why products in a dtype of TrainConfig are slow on a device, and what to set instead; None where they are not.
+
+    On a CPU they are oneDNN's where it has some: bfloat16 with AVX-512 or AMX (or Arm's BF16), float16 with AMX-FP16.
+    Elsewhere torch has loops of its own. On two cores without AVX-512: 92 GFLOP/s in float32, 0.7 in bfloat16.
+    """
+    if device.type != "cpu" or dtype == "float32":
+        return None
+    mkldnn = torch.ops.mkldnn
+    is_fast = {"bfloat16": mkldnn._is_mkldnn_bf16_supported, "float16": mkldnn._is_mkldnn_fp16_supported}[dtype]
+    if torch.backends.mkldnn.is_available() and is_fast():
+        return None
+    return (
+        f"DTYPE_{dtype.upper()}=y: this processor ({_cpu_name()}) has no instructions for {dtype} products that torch "
+        "could use, and without them they take about a hundred times as long as float32's; DTYPE_FLOAT32=y fits it"
+    )
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the work queued on the device."""
     if device.type == "cuda":

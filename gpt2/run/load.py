@@ -44,11 +44,12 @@ def model_of(state: dict[str, Any], *, origin: str) -> GPT:
 
 
 def recorded_tokenizer(path: Path) -> str | None:
-    """The tokenizer's name in the provenance of a run, given its directory or one of its checkpoints; None without."""
+    """The tokenizer's name in the provenance of a run, given its directory or one of its checkpoints; None without, or
+    where the tokens are of no tokenizer that is known."""
     provenance = (path if path.is_dir() else path.parent.parent) / "provenance.json"
     if not provenance.is_file():
         return None
-    name: str = json.loads(provenance.read_text())["data"]["tokenizer"]
+    name: str | None = json.loads(provenance.read_text())["data"]["tokenizer"]
     return name
 
 

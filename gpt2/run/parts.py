@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
 
 from gpt2.config import RunConfig
-from gpt2.data.batches import Batch, batches, eval_batches
+from gpt2.data.batches import Batch, batches, eval_set
 from gpt2.data.dataset import Dataset, open_dataset
 from gpt2.machine.compilation import compile_scope, uncompile
 from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
@@ -35,7 +35,9 @@ class Parts:
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, config.optimizer, self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
-        self.eval_set = [(x.to(self.device), y.to(self.device)) for x, y in self._eval_batches()]
+        self.eval_set = eval_set(
+            self.dataset, batch_size=t.batch_size, block_size=config.model.block_size, eval_tokens=t.eval_tokens
+        ).to(self.device)
         self.flops_per_token = self.model.flops_per_token()
         self.peak_flops = peak_flops(self.device)
         self.compiled, self.compile_mode = "none", "default"
@@ -85,11 +87,3 @@ class Parts:
         """Whether what is compiled is replayed as CUDA graphs."""
         graphs = self.compiled != "none" and self.compile_mode in ("reduce_overhead", "max_autotune")
         return graphs and self.device.type == "cuda"
-
-    def _eval_batches(self) -> Iterator[Batch]:
-        return eval_batches(
-            self.dataset,
-            batch_size=self.config.train.batch_size,
-            block_size=self.config.model.block_size,
-            iters=self.config.train.eval_iters,
-        )

@@ -25,6 +25,8 @@ class Progress:
         """Mean over the steps of the last line of the log."""
         self.val_loss: float | None = None
         """Of the last evaluation."""
+        self.val_step: int | None = None
+        """The step of the last evaluation."""
         self.overflows = 0
         """Steps that gradient scaling skipped."""
         self.overflows_in_a_row = 0
@@ -44,6 +46,7 @@ class Progress:
             "pending": self.pending,
             "train_loss": self.train_loss,
             "val_loss": self.val_loss,
+            "val_step": self.val_step,
             "overflows": self.overflows,
             "overflows_in_a_row": self.overflows_in_a_row,
             "train_time_s": self.clock.total_s,
@@ -60,6 +63,7 @@ class Progress:
         self.pending = state.get("pending", [])
         self.train_loss = state["train_loss"]
         self.val_loss = state.get("val_loss")
+        self.val_step = state.get("val_step")
         self.overflows = state["overflows"]
         self.overflows_in_a_row = state.get("overflows_in_a_row", 0)
         self.clock.total_s = state["train_time_s"]

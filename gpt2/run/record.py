@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import torch
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, finite, read_json, write_json
 from gpt2.config import RunConfig, identity_differences
+from gpt2.data.batches import EvalSet
 from gpt2.data.dataset import Dataset
 from gpt2.machine.device import hardware, versions
 from gpt2.run.checkpoint import sha256_of
@@ -81,8 +83,21 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
     if differ:
         raise AnotherRun(
             f"{directory}: holds another run: {'; '.join(differ)}. Choose another CONFIG_MODEL_NAME, or remove it"
+            f"{_how_to_train_longer(directory, theirs, ours)}"
         )
     return True
+
+
+def _how_to_train_longer(directory: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """A sentence for whoever wants a run to be longer than it was, if that is what differs and it has a checkpoint."""
+    more = ours.get("MAX_ITERS", 0) - theirs.get("MAX_ITERS", 0)
+    newest = max((directory / "checkpoints").glob("step-*.pt"), default=None)
+    if more <= 0 or newest is None:
+        return ""
+    return (
+        ". A longer run has another schedule from its first step on. To train these weights on, take another name: "
+        f"make INIT_FROM={shlex.quote(str(newest))} MODEL_NAME=NAME MAX_ITERS={more}"
+    )
 
 
 def write_provenance(
@@ -90,6 +105,7 @@ def write_provenance(
     *,
     device: torch.device,
     dataset: Dataset,
+    eval_set: EvalSet,
     identity: dict[str, Any],
     config_hash: str,
     given: Sequence[str],
@@ -103,11 +119,14 @@ def write_provenance(
             **_now(device),
             "data": {
                 "dataset": dataset.name,
-                "tokenizer": dataset.tokenizer,
+                "tokenizer": dataset.vocabulary.tokenizer,
                 "hash": dataset.hash,
                 "train_tokens": dataset.train_tokens,
                 "val_tokens": dataset.val_tokens,
+                "val_in_train": dataset.val_in_train,
                 "val_bytes_per_token": dataset.val_bytes_per_token,
+                "eval_targets": eval_set.n_targets,
+                "eval_bytes": eval_set.n_bytes,
             },
             "identity": identity,
             "config_hash": config_hash,

@@ -29,7 +29,7 @@ from gpt2.run.parts import Parts
 from gpt2.run.progress import Progress
 from gpt2.run.record import add_resumption, check_identity, run_identity, write_provenance
 from gpt2.run.resume import restore
-from gpt2.run.summary import bits_per_byte, numbers, speed, why_not_done
+from gpt2.run.summary import numbers, speed, why_not_done
 
 # So many steps in a row that gradient scaling had to skip are no overflow but a run that has diverged: the scale has
 # been halved for each of them, from 65536 to nothing.
@@ -56,6 +56,7 @@ class Run:
         """What this process has written or gone on from, newest last."""
         self.unread: list[Tensor] = []
         """Loss and gradient norm of the newest steps, still on the device: reading one makes the loop wait for it."""
+        self._saved = self._position
         self.config_hash = identity_hash(identity)
         if not goes_on:
             clear(out)
@@ -63,6 +64,7 @@ class Run:
                 out,
                 device=self.parts.device,
                 dataset=dataset,
+                eval_set=self.parts.eval_set,
                 identity=identity,
                 config_hash=self.config_hash,
                 given=given,
@@ -139,35 +141,40 @@ class Run:
     def log_evaluation(self, val_loss: float) -> None:
         """A line for an evaluation. Raises NonFiniteError."""
         if not math.isfinite(val_loss):
-            raise self._nonfinite(
-                f"evaluation at step {self.step}: loss {val_loss:.4g}", self.parts.eval_set, self.step
-            )
-        self.progress.val_loss = val_loss
+            what = f"evaluation at step {self.step}: loss {val_loss:.4g}"
+            raise self._nonfinite(what, self.parts.eval_set.batches, self.step)
+        self.progress.val_loss, self.progress.val_step = val_loss, self.step
         self.journal.evaluation(
             self.step,
             tokens=self.tokens,
             val_loss=val_loss,
-            val_bpb=bits_per_byte(self.parts, val_loss),
+            val_bpb=self.parts.eval_set.bits_per_byte(val_loss),
             time_s=round(self.progress.clock.total_s, 3),
         )
 
     def save(self) -> None:
         """Leave a checkpoint of the present step."""
-        state = {
-            **self.progress.state_dict(),
-            "wall_time_s": self.wall_s(),
-            "config_hash": self.config_hash,
-            "model_config": dataclasses.asdict(self.config.model),
-            "model": self.parts.model.state_dict(),
-            "optimizer": self.parts.optimizer.state_dict(),
-            "scaler": self.parts.scaler.state_dict(),
-        }
-        self.checkpoints.append(save_checkpoint(self.out / "checkpoints", self.step, state))
+        with self.progress.save_clock.running():
+            state = {
+                **self.progress.state_dict(),
+                "wall_time_s": self.wall_s(),
+                "config_hash": self.config_hash,
+                "model_config": dataclasses.asdict(self.config.model),
+                "model": self.parts.model.state_dict(),
+                "optimizer": self.parts.optimizer.state_dict(),
+                "scaler": self.parts.scaler.state_dict(),
+            }
+            self.checkpoints.append(save_checkpoint(self.out / "checkpoints", self.step, state))
+        self._saved = self._position
 
     @property
     def is_saved(self) -> bool:
-        """Whether the present step is one that needs no checkpoint, or has one."""
-        return self.step == 0 or (bool(self.checkpoints) and self.checkpoints[-1].name == f"step-{self.step:08d}.pt")
+        """Whether a checkpoint of the present step is there already, or there is nothing to save yet."""
+        return self._saved == self._position
+
+    @property
+    def _position(self) -> tuple[int, int | None]:
+        return self.step, self.progress.val_step
 
     def event(self, event: str, message: str) -> None:
         """Something that happened."""
@@ -214,6 +221,7 @@ class Run:
         if loaded is not None:
             restore(self.parts, loaded.state, loaded.path, config_hash=self.config_hash)
             self.progress.load_state_dict(loaded.state)
+            self._saved = self._position
             self.checkpoints.append(loaded.path)
             for path in loaded.damaged:
                 self.differs("damaged", f"{path.name} is damaged and was passed over")

@@ -18,12 +18,6 @@ def speed(parts: Parts, ms: float) -> dict[str, float | None]:
     return {"tokens_per_s": tokens_per_s, "mfu": mfu}
 
 
-def bits_per_byte(parts: Parts, loss: float | None) -> float | None:
-    """Bits per byte of text from nats per token; None where either is not known."""
-    bytes_per_token = parts.dataset.val_bytes_per_token
-    return None if loss is None or bytes_per_token is None else loss / (math.log(2) * bytes_per_token)
-
-
 def numbers(parts: Parts, progress: Progress) -> dict[str, Any]:
     """The numbers of summary.json, as far as there are any: the others are None."""
     # The first line's steps are slower than the rest where anything still warms up.
@@ -34,7 +28,7 @@ def numbers(parts: Parts, progress: Progress) -> dict[str, Any]:
         "iters": progress.step,
         "tokens": progress.step * parts.config.tokens_per_iter,
         "val_loss": progress.val_loss,
-        "val_bpb": bits_per_byte(parts, progress.val_loss),
+        "val_bpb": None if progress.val_loss is None else parts.eval_set.bits_per_byte(progress.val_loss),
         "train_loss": progress.train_loss,
         "ms_per_step": ms,
         "ms_per_step_iqr": quartiles[2] - quartiles[0] if quartiles else None if ms is None else 0.0,

@@ -76,7 +76,8 @@ def load_old_dotconfig() -> Resolved:
     kept = []
     for assignment in read_assignments(DOTCONFIG):
         if is_removed(assignment):
-            print(f"note: {assignment.origin}: {assignment}: there is no such symbol: dropped", file=sys.stderr)
+            dropped = f"there is no such symbol: dropped{did_you_mean(assignment.symbol, [])}"
+            print(f"note: {assignment.origin}: {assignment}: {dropped}", file=sys.stderr)
         else:
             kept.append(assignment)
     return resolve(kept)

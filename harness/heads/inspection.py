@@ -18,10 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2 import dotconfig
+from gpt2.base import terminal
 from gpt2.base.errors import UserError
 from gpt2.base.files import finite, write_json, write_text
+from gpt2.base.numbers import decimal
 from gpt2.config import DataConfig, GPTConfig
-from gpt2.data.batches import eval_batches
+from gpt2.data.batches import eval_set
 from gpt2.data.dataset import open_dataset
 from gpt2.data.tokenizer import Tokenizer, load_tokenizer
 from gpt2.run.load import load_model
@@ -125,9 +127,10 @@ def validation_window(path: Path, model: GPTConfig, data: DataConfig | None) -> 
     if data is None:
         raise UserError(f"{path}: is in no run's directory, which would tell its data set: name a text, --text FILE")
     dataset = open_dataset(data)
-    (x, _) = next(eval_batches(dataset, batch_size=1, block_size=model.block_size, iters=1))
+    ((x, _),) = eval_set(dataset, batch_size=1, block_size=model.block_size, eval_tokens=1).batches
     source = f"the first validation window of {dataset.name}"
-    return InspectedText(source=source, ids=x[0], labels=_labels(x[0].tolist(), _tokenizer(model, data)))
+    tokenizer = _tokenizer(model, data) if dataset.vocabulary.tokenizer else None
+    return InspectedText(source=source, ids=x[0], labels=_labels(x[0].tolist(), tokenizer))
 
 
 def _tokenizer(model: GPTConfig, data: DataConfig | None) -> Tokenizer | None:
@@ -188,7 +191,7 @@ def _as_json(inspection: Inspection) -> Json:
 
 def print_inspection(inspection: Inspection, console: Console | None = None) -> None:
     """Print the heads that are first by w_rec, where there is one, and by reciprocity."""
-    console = console or Console(highlight=False)
+    console = console or terminal.console()
     heads = inspection.heads
     console.print(Text(f"{inspection.name}, {len(inspection.text.ids)} tokens: {inspection.text.source}", style="bold"))
     for measure in heads.measures:
@@ -198,12 +201,12 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
 
 def _top_heads(by: Measure, heads: Heads) -> Table:
     """The first heads by a measure, with every measure of theirs."""
-    title = f"highest {by.title} (median {np.median(by.values):.3f})"
+    title = f"highest {by.title} (median {decimal(float(np.median(by.values)), 3)})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("layer", "head", *(measure.title for measure in heads.measures)):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))  # wrapped between words
     order = np.argsort(-by.values, axis=None)[:TOP]  # NaN last
     for layer, head in zip(*np.unravel_index(order, by.values.shape), strict=True):
-        numbers = (f"{measure.values[layer, head]:.3f}" for measure in heads.measures)
+        numbers = (decimal(float(measure.values[layer, head]), 3) for measure in heads.measures)
         table.add_row(str(layer), str(head), *numbers)
     return table

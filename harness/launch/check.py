@@ -12,11 +12,14 @@ import torch
 
 from gpt2.base.errors import UserError, one_line
 from gpt2.base.files import existing_parent, read_json
+from gpt2.base.numbers import decimal
 from gpt2.checks.compiler import cpu_compile_error
 from gpt2.checks.dry_run import DryRun, dry_run
 from gpt2.config import RunConfig
+from gpt2.data.batches import check_windows
 from gpt2.data.dataset import open_dataset
-from gpt2.data.prepare import dataset_status
+from gpt2.data.prepare import dataset_status, preview
+from gpt2.machine.device import select_device, slow_precision
 from gpt2.run.record import check_identity, run_identity
 from harness.configure.plan import Plan, PlannedRun
 from harness.launch.launchers import compiler_cache
@@ -51,9 +54,9 @@ def check_plan(plan: Plan) -> Iterator[Check]:
             tried[key] = _try(run)
         outcome, data = tried[key], ""
         try:
-            ready, data = dataset_status(run.config.data)
+            data = describe_data(run.config)
             if isinstance(outcome, DryRun):
-                _look_at_place(run, ready)
+                _look_at_place(run)
         except UserError as error:
             outcome = str(error)
         except OSError as error:
@@ -62,6 +65,24 @@ def check_plan(plan: Plan) -> Iterator[Check]:
             yield Check(run=run, result=outcome, data=data, error=None)
         else:
             yield Check(run=run, result=None, data=data, error=outcome)
+
+
+def describe_data(config: RunConfig) -> str:
+    """What is known of a run's data, in a line.
+
+    Raises UserError where it can be neither opened nor prepared, or does not fill a sequence of training or evaluation.
+    """
+    ready, line = dataset_status(config.data)
+    dataset = open_dataset(config.data) if ready else preview(config.data)
+    if dataset is None:
+        return line
+    check_windows(dataset, block_size=config.model.block_size)
+    facts = [line]
+    if config.train.eval_tokens >= dataset.val_tokens:
+        facts.append(f"EVAL_TOKENS={config.train.eval_tokens} is more than there are: all of validation is evaluated")
+    if dataset.vocabulary.unknown is not None:
+        facts.append(f"bits per byte unknown: {dataset.vocabulary.unknown}")
+    return "; ".join([*facts, *dataset.warnings])
 
 
 def print_checks(plan: Plan) -> int:
@@ -82,12 +103,23 @@ def print_checks(plan: Plan) -> int:
         data[check.data] = None
     for line in data:
         print(f"data: {line}")
+    for line in precision_notes(plan):
+        print(f"note: {line}")
     print(
-        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {disk:.1f} GiB of checkpoints, "
-        f"at most about {memory:.1f} GiB of GPU memory",
+        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
+        f"at most about {decimal(memory, 1)} GiB of GPU memory",
         flush=True,
     )
     return failed
+
+
+def precision_notes(plan: Plan) -> list[str]:
+    """What is to be said of runs whose precision does not fit the device that they would have here."""
+    asked = dict.fromkeys((run.config.train.device, run.config.train.dtype) for run in plan.runs)
+    # A device that is named and not here will be where the runs are trained.
+    here = {device: select_device(device) for device, _ in asked if device in ("auto", "cpu")}
+    notes = (slow_precision(here[device], dtype) for device, dtype in asked if device in here)
+    return list(dict.fromkeys(note for note in notes if note))
 
 
 def _try(run: PlannedRun) -> DryRun | str:
@@ -126,7 +158,7 @@ def _cpu_compile_error(cache: Path, path: str | None) -> str | None:
     return cpu_compile_error(cache)
 
 
-def _look_at_place(run: PlannedRun, data_is_ready: bool) -> None:
+def _look_at_place(run: PlannedRun) -> None:
     """Raise UserError if the run's directory could not be made or written to, or holds another run."""
     there = existing_parent(run.path)
     if not there.is_dir():
@@ -134,9 +166,9 @@ def _look_at_place(run: PlannedRun, data_is_ready: bool) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{there}: cannot be written to; choose another CONFIG_RESULTS_DIR")
     provenance = run.path / "provenance.json"
-    if data_is_ready:
+    recorded = read_json(provenance)["identity"] if provenance.exists() else {}
+    if recorded and dataset_status(run.config.data)[0]:
         identity = run_identity(run.config, open_dataset(run.config.data))
-    else:  # of which there is nothing to say yet
-        recorded = read_json(provenance)["identity"] if provenance.exists() else {}
+    else:  # of the data there is nothing to say yet
         identity = run.config.identity() | {key: recorded[key] for key in ("DATA_HASH", "INIT_FROM") if key in recorded}
     check_identity(run.path, identity)

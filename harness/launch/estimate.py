@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from gpt2.base import terminal
 from gpt2.base.files import read_json
+from gpt2.base.numbers import decimal
 from gpt2.config import TrainConfig
 from gpt2.data.prepare import dataset_status
 from gpt2.data.token_files import write_random_tokens
@@ -148,7 +149,7 @@ def print_estimates(plan: Plan) -> int:
     if estimates:
         total = sum(e.runs * e.run_s for e in estimates)
         until = datetime.now() + timedelta(seconds=total)
-        Console(highlight=False).print(_table(estimates))
+        terminal.console().print(_table(estimates))
         print(
             f"{sum(e.runs for e in estimates)} runs, one after another: {_duration(total)}, "
             f"until {until:%A %d %B %H:%M} if started now; {done} done already"
@@ -164,7 +165,8 @@ def _trial(run: PlannedRun, folder: Path) -> PlannedRun:
     ready, _ = dataset_status(run.config.data)
     if not ready:
         c = run.config
-        n_val = c.train.eval_iters * c.train.batch_size * c.model.block_size + 1
+        # As many as are evaluated; of how many "all" are, the default is as good a guess as any.
+        n_val = (c.train.eval_tokens or TrainConfig.eval_tokens) + c.model.block_size
         write_random_tokens(folder, vocab_size=c.data.vocab_size, n_tokens=2 * c.tokens_per_iter + 1, n_val=n_val)
         minimal = [a for a in minimal if not a.symbol.startswith(("DATASET_", "TOKENIZER_"))]
         settings |= {"DATASET_BIN": "y", "DATASET_BIN_DIR": str(folder), "VOCAB_SIZE": str(c.data.vocab_size)}
@@ -182,11 +184,11 @@ def _table(estimates: Sequence[Estimate]) -> Table:
     for e in estimates:
         table.add_row(
             e.step,
-            f"{e.ms_per_step:.1f}",
-            f"{e.eval_s:.1f} s",
-            f"{e.checkpoint_s:.1f} s",
+            decimal(e.ms_per_step, 1),
+            f"{decimal(e.eval_s, 1)} s",
+            f"{decimal(e.checkpoint_s, 1)} s",
             f"{e.startup_s:.1f} s",
-            f"{e.peak_mem_gib:.2f}",
+            decimal(e.peak_mem_gib, 2),
             _duration(e.run_s),
             str(e.runs),
             _duration(e.runs * e.run_s),

@@ -17,6 +17,8 @@ from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import read_json
+from gpt2.base.terminal import progress_bar
+from gpt2.data.batches import check_windows
 from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.dotconfig import Assignment
@@ -26,7 +28,7 @@ from gpt2.run.record import check_identity, run_identity
 from harness.configure.plan import Plan, PlannedRun, remember_experiment
 from harness.evidence.store import load_experiment, write_summary_csv
 from harness.launch.launchers import POLL_S, start_local
-from harness.launch.terminal import LiveView, progress_bar
+from harness.launch.terminal import LiveView
 
 
 def run_plan(plan: Plan, given: Sequence[Assignment] = ()) -> int:
@@ -40,6 +42,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = ()) -> int:
     # Opened once: the runs of a plan mostly share one data set.
     datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
     for run in plan.runs:
+        check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
         check_identity(run.path, run_identity(run.config, datasets[run.config.data]))
     plan.directory.mkdir(parents=True, exist_ok=True)
     plan.base.write(plan.directory / "config")

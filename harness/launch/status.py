@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from gpt2.base import terminal
 from gpt2.run.lock import RunLock
 from harness.configure.plan import Plan, PlannedRun
 from harness.evidence.store import RunRecord, load_run
@@ -16,7 +17,7 @@ STYLES = {"done": "green", "failed": "bold red", "running": "cyan", "interrupted
 
 def print_status(plan: Plan, console: Console | None = None) -> None:
     """Print a line per planned run: status, steps, losses, speed."""
-    console = console or Console(highlight=False)
+    console = console or terminal.console()
     console.print(f"[bold]{escape(str(plan.directory))}[/]")
     table = Table(box=None, pad_edge=False)
     # On a narrow terminal it is the run's name that is folded, and never a number that is cut.

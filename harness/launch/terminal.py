@@ -1,54 +1,24 @@
-"""What a command shows while it works: something live on a terminal, plain lines elsewhere."""
+"""What `make` shows while runs are trained: something live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
-import rich.progress
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gpt2.base.progress import Progress
+from gpt2.base import terminal
 
 PLAIN_EVERY_S = 10.0
 """Where the output is no terminal, a line of progress at most this often."""
-
-
-def heading(title: str, command: str) -> None:
-    """Announce a part of several, and the command that does this part alone."""
-    Console(highlight=False).print(f"\n[bold]{title}[/] [dim]({command})[/]")
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere a line for each tenth of the work."""
-    console = Console()
-    if console.is_terminal:
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-        with rich.progress.Progress(*columns, TextColumn("{task.fields[line]}"), console=console) as progress:
-            task = progress.add_task(title, total=1.0, line="")
-            yield lambda share, line: progress.update(task, completed=share, line=line)
-        return
-
-    tenths = -1
-
-    def print_tenths(share: float, line: str) -> None:
-        nonlocal tenths
-        if int(share * 10) > tenths:
-            tenths = int(share * 10)
-            print(f"{title}: {share:.0%}, {line}", flush=True)
-
-    yield print_tenths
 
 
 class LiveView:
@@ -58,7 +28,7 @@ class LiveView:
     """
 
     def __init__(self, runs: Sequence[tuple[str, int]], console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or terminal.console()
         self._iters = dict(runs)
         self._left = dict(runs)
         self._number = {name: k for k, (name, _) in enumerate(runs, 1)}

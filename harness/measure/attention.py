@@ -1,9 +1,9 @@
 """What one attention layer costs: the baseline and RA v5, eager and compiled, forward and with backward.
 
-Weights are float32 and matrix products run under autocast, as in training. "forward" is eval mode without gradients,
-where eager RA v5 folds and casts its weights once and reuses them, while the baseline casts its own each time;
-"forward+backward" is train mode, where the fold and its gradient are part of every call. Inputs rotate among several
-buffers, and the variants take turns. The baseline stands there twice: what the two differ by is noise.
+Weights are float32 and matrix products run under autocast, as in training. "forward" is eval mode without gradients;
+"forward+backward" is train mode. RA v5 folds and casts its weights in every call, as the baseline casts its own. Inputs
+rotate among several buffers, and the variants take turns. The baseline stands there twice: what the two differ by is
+noise.
 `scripts/benchmark_attention.py` is the command.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5, fold_in_torch
 from gpt2.attention.shared import causal_attention, merge_heads, split_heads
+from gpt2.base.progress import Progress, part, silent
 from gpt2.machine.compilation import compile_model
 from gpt2.machine.device import DTYPES, autocast
 from harness.measure.timing import Times, calls_lasting, capture, replay_ms, round_robin, wall_ms
@@ -122,6 +123,7 @@ def benchmark_attention(
     compiled: bool,
     compile_mode: str = "default",
     repeats: int,
+    report: Progress = silent,
 ) -> list[Row]:
     """Time every variant, eager and (with `compiled`) compiled, in turns."""
     # Compiled code is counted by the function it came from, and here every variant comes from a few.
@@ -132,8 +134,9 @@ def benchmark_attention(
     weights = _baseline(layer).state_dict()
     passes: dict[tuple[str, bool], Callable[[], None]] = {}
     expected: Tensor | None = None
-    for name, make in VARIANTS.items():
+    for place, (name, make) in enumerate(VARIANTS.items()):
         for is_compiled in (False, True) if compiled else (False,):
+            report(0.5 * place / len(VARIANTS), f"making {name}{', compiled' * is_compiled}")
             module = make(layer).to(device).train(mode != "forward")
             module.load_state_dict(weights, strict=False)
             if is_compiled:
@@ -145,7 +148,7 @@ def benchmark_attention(
             if not error < _MAX_ERROR:
                 raise RuntimeError(f"{name}: output differs from the baseline's by {error:.2g}, relatively")
             passes[name, is_compiled] = _pass(module, inputs, device, layer.dtype)
-    return _rows(_times(passes, device, repeats), batch_size, mode)
+    return _rows(_times(passes, device, repeats, part(report, 0.5, 1.0)), batch_size, mode)
 
 
 def _pass(module: nn.Module, inputs: list[Tensor], device: torch.device, dtype: str) -> Callable[[], None]:
@@ -172,7 +175,7 @@ def _forward(module: nn.Module, x: Tensor, device: torch.device, dtype: str) -> 
 
 
 def _times(
-    passes: dict[tuple[str, bool], Callable[[], None]], device: torch.device, repeats: int
+    passes: dict[tuple[str, bool], Callable[[], None]], device: torch.device, repeats: int, report: Progress
 ) -> dict[tuple[str, bool], tuple[Times, Times | None]]:
     """Wall and device times per call of each variant."""
     measures: dict[tuple[tuple[str, bool], str], Callable[[], float]] = {}
@@ -181,7 +184,7 @@ def _times(
         measures[key, "wall"] = partial(wall_ms, one_pass, n, device)
         if device.type == "cuda":
             measures[key, "device"] = partial(replay_ms, capture(one_pass), n)
-    samples = {key: [ms / _BUFFERS for ms in of] for key, of in round_robin(measures, repeats).items()}
+    samples = {key: [ms / _BUFFERS for ms in of] for key, of in round_robin(measures, repeats, report).items()}
     return {
         key: (Times.of(samples[key, "wall"]), Times.of(samples[key, "device"]) if device.type == "cuda" else None)
         for key in passes

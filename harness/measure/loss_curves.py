@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gpt2.base.errors import UserError
 from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, TrainConfig
-from gpt2.data.batches import Batch, batches, eval_batches
+from gpt2.data.batches import Batch, batches, eval_set
 from gpt2.data.dataset import Dataset, open_dataset
 from gpt2.machine.device import autocast, set_precision
 from gpt2.model import GPT
@@ -208,14 +208,12 @@ def _evaluate(trained: nn.Module, config: RunConfig, dataset: Dataset, device: t
     """Validation loss of an arm's weights. All take one forward pass, nanoGPT's, eager: the weights alone differ."""
     model = NanoGPT(config.model).to(device)
     model.load_state_dict(trained.state_dict())
-    stream = eval_batches(
-        dataset,
-        batch_size=config.train.batch_size,
-        block_size=config.model.block_size,
-        iters=config.train.eval_iters,
-    )
+    t = config.train
+    chosen = eval_set(
+        dataset, batch_size=t.batch_size, block_size=config.model.block_size, eval_tokens=t.eval_tokens
+    ).to(device)
     losses = []
-    for x, y in stream:
-        with autocast(device, config.train.dtype):
-            losses.append(model(x.to(device), y.to(device))[1])
-    return torch.stack(losses).mean().item()
+    for x, y in chosen.batches:
+        with autocast(device, t.dtype):
+            losses.append(model(x, y)[1])
+    return chosen.mean(torch.stack(losses).tolist())

@@ -21,9 +21,8 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from gpt2.base.progress import Progress, silent
 from gpt2.machine.device import hardware, synchronize, versions
 from gpt2.run.record import code_state, command_line
 
@@ -62,7 +61,7 @@ class Times:
         return f"{self.median:#.4g} ±{self.spread / 2:.1%}"
 
 
-def round_robin(measures: Mapping[K, Callable[[], S]], repeats: int) -> dict[K, list[S]]:
+def round_robin(measures: Mapping[K, Callable[[], S]], repeats: int, report: Progress = silent) -> dict[K, list[S]]:
     """`repeats` measurements of each, taken in turns: what changes over time, such as the clock, changes for all.
 
     Each turn has another order, always the same ones: what comes before a measurement leaves its heat behind. Python
@@ -74,10 +73,11 @@ def round_robin(measures: Mapping[K, Callable[[], S]], repeats: int) -> dict[K, 
     gc.collect()
     gc.disable()
     try:
-        for _ in range(repeats):
+        for turn in range(1, repeats + 1):
             shuffle(order)
             for key in order:
                 samples[key].append(measures[key]())
+            report(turn / repeats, f"turn {turn} of {repeats}")
     finally:
         gc.enable()
     return samples
@@ -164,14 +164,6 @@ class Stopwatch:
 
     def _between(self, start: Any, end: Any) -> float:
         return float(start.elapsed_time(end)) if self._device.type == "cuda" else 1000 * (end - start)
-
-
-def print_table(table: Table) -> None:
-    """Print a table; into a pipe or a file too, which have no width, as wide as it needs."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:

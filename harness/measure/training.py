@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.base.errors import one_line
+from gpt2.base.progress import Progress, part, silent
 from gpt2.config import DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig
 from gpt2.data.batches import Batch, train_batch
 from gpt2.data.dataset import open_dataset
@@ -233,7 +234,7 @@ def arms_here() -> list[str]:
 
 
 def benchmark_training(
-    device: torch.device, load: Load, arms: Sequence[str], *, repeats: int
+    device: torch.device, load: Load, arms: Sequence[str], *, repeats: int, report: Progress = silent
 ) -> tuple[list[Row], list[Failure]]:
     """Time `repeats` steps (rounded up to whole turns) of each arm. An arm that fails does not stop the others."""
     set_precision(tf32=True)
@@ -245,7 +246,8 @@ def benchmark_training(
         memory: dict[str, float | None] = {}
         failures = []
         batches = _batches(load, device, Path(folder))
-        for arm in arms:
+        for place, arm in enumerate(arms):
+            report(0.5 * place / len(arms), f"making {arm}, first steps")
             try:
                 trainees[arm], memory[arm] = _prepare(arm, load, device, Path(folder), watch, batches)
             except Exception as error:  # out of memory, or whatever a compiler may raise: the row says so
@@ -253,7 +255,7 @@ def benchmark_training(
                 watch.laps()
             _free(device)
         turns = {arm: partial(_turn, trainee, batches, watch) for arm, trainee in trainees.items()}
-        samples = round_robin(turns, math.ceil(repeats / _TURN))
+        samples = round_robin(turns, math.ceil(repeats / _TURN), part(report, 0.5, 1.0))
         laps = {arm: [lap for turn in of for lap in turn] for arm, of in samples.items()}
         flops = {arm: trainee.flops_per_token for arm, trainee in trainees.items()}
         kernels = {}
@@ -314,7 +316,7 @@ def _run_config(load: Load, arm: Arm, device: torch.device, folder: Path) -> Run
         model=load.model(**arm.model),
         data=_data_config(load, folder),
         optimizer=OptimizerConfig(),
-        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_iters=1, **train),
+        train=TrainConfig(batch_size=load.batch_size, device=device.type, dtype=load.dtype, eval_tokens=1, **train),
     )
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from harness.evidence.stats import METRICS, Comparison, reference_of
-from harness.evidence.store import Arm, Experiment, compile_ran
+from harness.evidence.store import Experiment, compile_ran
 from harness.report.gates import final_gates, gates_over_training
-from harness.report.style import STYLE, WIDTH, Drawing, Sketch, drawn, legend_below, look_of, short, write_sketch
+from harness.report.series import Curves, averaged_over, difference, loss_curves
+from harness.report.style import STYLE, WIDTH, Drawing, Sketch, legend_below, look_of, short, write_sketch
 
 
 def draw_figures(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[Drawing]:
@@ -35,40 +34,6 @@ def draw_figures(experiment: Experiment, comparisons: Sequence[Comparison]) -> l
         return [write_sketch(sketch, directory) for draw in sketches if (sketch := draw()) is not None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curves:
-    """One quantity of one arm over training, its seeds on a common axis."""
-
-    arm: Arm
-    x: NDArray[np.float64]
-    """[P]"""
-
-    seeds: NDArray[np.float64]
-    """[seeds, P]"""
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        return self.seeds.mean(axis=0)
-
-
-def _loss_curves(arm: Arm, x: str) -> Curves | None:
-    """The evaluations of an arm's runs against `tokens` or `time_s`, up to where its shortest run has come.
-
-    Evaluations happen at the same steps in every seed, so the seeds are averaged step by step, their times too.
-    Runs that never got past the first evaluation are left out.
-    """
-    runs = [run.series("eval", x, "val_loss") for run in drawn(arm)]
-    runs = [(xs, ys) for xs, ys in runs if len(xs) > 1]
-    if not runs:
-        return None
-    length = min(len(xs) for xs, _ in runs)
-    return Curves(
-        arm=arm,
-        x=np.mean([xs[:length] for xs, _ in runs], axis=0),
-        seeds=np.array([ys[:length] for _, ys in runs]),
-    )
-
-
 def _draw_curves(axes: Axes, curves: Curves, experiment: Experiment) -> None:
     """Mean over seeds, the range between them as a band, and each seed as a thin line."""
     look = look_of(curves.arm, experiment)
@@ -85,8 +50,8 @@ WARM_UP = 0.2
 """Share of training that the loss axes leave out: falling from ln(vocabulary) would squash all else."""
 
 SPREAD = (
-    "Lines are means over seeds, bands run from the lowest to the highest seed, thin lines are single seeds. "
-    "Unfinished runs are drawn only for an arm that has no finished one, and as far as its shortest has come."
+    "Lines are means, bands run from the lowest to the highest seed, thin lines are single seeds. A point is drawn "
+    "where each of these seeds has one; unfinished runs are drawn only for an arm that has no finished one."
 )
 ZOOM = f"The axes leave out the first {WARM_UP:.0%} of training."
 
@@ -107,14 +72,14 @@ def _zoom(axes: Axes, curves: Sequence[Curves]) -> None:
 
 def _loss_against_tokens(experiment: Experiment) -> Sketch | None:
     """Loss against tokens, and below it each arm's difference from its reference, where curves would coincide."""
-    curves = [c for arm in experiment.arms if (c := _loss_curves(arm, "tokens"))]
-    differences = [d for arm in experiment.arms if (d := _difference_curves(arm, experiment))]
+    curves = loss_curves(experiment.arms, "tokens")
+    differences = _from_references(curves, experiment)
     if not curves:
         return None
     figure = Figure(figsize=(WIDTH, 5.0 if differences else 3.0))
     panels = figure.subplots(2 if differences else 1, 1, sharex=True, squeeze=False)[:, 0]
     unit, scale = _unit(max(c.x[-1] for c in curves), [("billions", 1e9), ("millions", 1e6), ("thousands", 1e3)])
-    curves, differences = ([_scaled(c, scale) for c in of] for of in (curves, differences))
+    curves, differences = ([c.scaled(scale) for c in of] for of in (curves, differences))
     for c in curves:
         _draw_curves(panels[0], c, experiment)
     panels[0].set_ylabel("validation loss (nats/token)")
@@ -130,37 +95,20 @@ def _loss_against_tokens(experiment: Experiment) -> Sketch | None:
         panels[1].set_ylim(min(low, 0) - room, max(high, 0) + room)
     panels[-1].set_xlabel(f"training tokens ({unit})")
     legend_below(figure, panels[0])
-    below = " Below: loss minus that of the reference with the same seed, evaluation by evaluation." * bool(differences)
+    below = " Below: loss minus that of the reference with the same seed at the same step." * bool(differences)
     return Sketch(
         name="loss-vs-tokens",
         title="Validation loss against tokens",
-        caption=f"Validation loss against training tokens.{below} {SPREAD} {ZOOM}",
+        caption=f"Validation loss against training tokens.{below} {averaged_over(curves)} {SPREAD} {ZOOM}",
         figure=figure,
     )
 
 
-def _difference_curves(arm: Arm, experiment: Experiment) -> Curves | None:
-    """An arm's loss minus its reference's, by seed, at the evaluations that all its pairs have reached."""
-    other, _ = reference_of(arm, experiment)
-    if other is None:
-        return None
-    losses, references = (
-        {run.seed: run.series("eval", "tokens", "val_loss") for run in drawn(of)} for of in (arm, other)
-    )
-    pairs = [(*losses[seed], references[seed][1]) for seed in losses.keys() & references.keys()]
-    pairs = [(xs, ys, refs) for xs, ys, refs in pairs if min(len(ys), len(refs)) > 1]
-    if not pairs:
-        return None
-    length = min(min(len(ys), len(refs)) for _, ys, refs in pairs)
-    return Curves(
-        arm=arm,
-        x=np.array(pairs[0][0][:length]),
-        seeds=np.array([np.subtract(ys[:length], refs[:length]) for _, ys, refs in pairs]),
-    )
-
-
-def _scaled(curves: Curves, scale: float) -> Curves:
-    return Curves(arm=curves.arm, x=curves.x / scale, seeds=curves.seeds)
+def _from_references(curves: Sequence[Curves], experiment: Experiment) -> list[Curves]:
+    """Each arm's loss minus its reference's."""
+    of = {c.arm.step: c for c in curves}
+    pairs = [(c, other) for c in curves if (other := reference_of(c.arm, experiment)[0]) is not None]
+    return [d for c, other in pairs if other.step in of and (d := difference(c, of[other.step]))]
 
 
 def _unit(value: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]:
@@ -169,12 +117,12 @@ def _unit(value: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]
 
 
 def _loss_against_time(experiment: Experiment) -> Sketch | None:
-    curves = [c for arm in experiment.arms if (c := _loss_curves(arm, "time_s"))]
+    curves = loss_curves(experiment.arms, "time_s")
     if not curves:
         return None
     longest = max(c.x[-1] for c in curves)
     unit, scale = _unit(longest / 2, [("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0)])
-    curves = [_scaled(c, scale) for c in curves]
+    curves = [c.scaled(scale) for c in curves]
     figure = Figure(figsize=(WIDTH, 3.0))
     axes = figure.subplots()
     for c in curves:
@@ -187,7 +135,7 @@ def _loss_against_time(experiment: Experiment) -> Sketch | None:
         name="loss-vs-time",
         title="Validation loss against time",
         caption="Validation loss against the time spent in training steps, without evaluation, checkpoints and "
-        f"compilation. {SPREAD} {ZOOM}",
+        f"compilation. {averaged_over(curves)} {SPREAD} {ZOOM}",
         figure=figure,
     )
 

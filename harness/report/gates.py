@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -10,62 +11,78 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from harness.evidence.stats import identity
 from harness.evidence.store import Arm, Experiment
-from harness.report.style import WIDTH, Sketch, drawn, integer_ticks, look_of, short
+from harness.report.series import Course, averaged_over, drawn, of_seeds, shared_seeds, shared_steps
+from harness.report.style import WIDTH, Sketch, integer_ticks, look_of, short
 
 
-def _gate_history(arm: Arm) -> tuple[list[int], dict[str, NDArray[np.float64]]] | None:
-    """Steps [P] and, for each gate, its values [seeds, P, n_layer, n_head], as far as every run of the arm has come."""
-    runs = [[line for line in run.metrics if line["kind"] == "gates"] for run in drawn(arm)]
-    runs = [lines for lines in runs if lines]
-    if not runs:
-        return None
-    length = min(len(lines) for lines in runs)
-    steps = [line["step"] for line in runs[0][:length]]
-    names = list(runs[0][0]["gates"])
-    return steps, {
-        name: np.array([[line["gates"][name] for line in lines[:length]] for lines in runs], dtype=float)
-        for name in names
-    }
+@dataclass(frozen=True, kw_only=True)
+class GateCourse(Course):
+    """The gates of one arm over training."""
+
+    gates: dict[str, NDArray[np.float64]]
+    """By name, [seeds, P, n_layer, n_head]."""
+
+    def first(self, name: str) -> float:
+        """The mean over heads and seeds of what was logged first: where they started, if that was at step 0."""
+        return float(self.gates[name][:, 0].mean())
 
 
-def _gated_arms(experiment: Experiment) -> list[tuple[Arm, list[int], dict[str, NDArray[np.float64]]]]:
-    return [(arm, *history) for arm in experiment.arms if (history := _gate_history(arm))]
+def gate_courses(arms: Sequence[Arm]) -> list[GateCourse]:
+    """The gates of each arm that has any, over the seeds that all of these have."""
+    logged = {}
+    for arm in arms:
+        runs = {run.seed: {n["step"]: n["gates"] for n in run.metrics if n["kind"] == "gates"} for run in drawn(arm)}
+        if runs := {seed: lines for seed, lines in runs.items() if lines}:
+            logged[arm.step] = runs
+    shared = shared_seeds(list(logged.values()))
+    courses = []
+    for arm in (arm for arm in arms if arm.step in logged):
+        runs = logged[arm.step]
+        over = of_seeds(runs, shared)
+        steps = shared_steps([runs[seed] for seed in over])
+        if steps:
+            gates = {
+                name: np.array([[runs[seed][step][name] for step in steps] for seed in over], dtype=float)
+                for name in runs[over[0]][steps[0]]
+            }
+            courses.append(GateCourse(arm=arm, over=over, steps=steps, gates=gates))
+    return courses
 
 
-def _initial(arm: Arm, gate: str) -> float:
-    """The value a gate starts from."""
-    return float(identity(arm).get("RA_V5_GATE_INIT", 0.0)) if gate == "w_rec" else 1.0
+def _gate_names(courses: Sequence[GateCourse]) -> list[str]:
+    return sorted({name for course in courses for name in course.gates})
 
 
-def _gate_names(gated: Sequence[tuple[Arm, list[int], dict[str, NDArray[np.float64]]]]) -> list[str]:
-    return sorted({name for _, _, gates in gated for name in gates})
+def _not_from_the_start(courses: Sequence[GateCourse]) -> str:
+    """For the caption: the arms whose first values are not those they started with."""
+    late = [f"{c.arm.title} (first at step {c.steps[0]})" for c in courses if c.steps[0] != 0]
+    return f" Gates at step 0 were not logged by {', '.join(late)}." * bool(late)
 
 
 def final_gates(experiment: Experiment) -> Sketch | None:
     """The last gates by layer and head; None where no arm has any."""
-    gated = _gated_arms(experiment)
-    if not gated:
+    courses = gate_courses(experiment.arms)
+    if not courses:
         return None
-    names = _gate_names(gated)
-    figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * len(gated)))
-    panels = figure.subplots(len(gated), len(names), squeeze=False)
+    names = _gate_names(courses)
+    figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * len(courses)))
+    panels = figure.subplots(len(courses), len(names), squeeze=False)
     for column, name in enumerate(names):
-        shown = {arm.step: gates[name][:, -1].mean(axis=0) for arm, _, gates in gated if name in gates}
-        moved = [np.abs(shown[arm.step] - _initial(arm, name)).max() for arm, _, _ in gated if arm.step in shown]
+        last = {c.arm.step: c.gates[name][:, -1].mean(axis=0) for c in courses if name in c.gates}
+        moved = [np.abs(last[c.arm.step] - c.first(name)).max() for c in courses if name in c.gates]
         reach = float(max(moved)) or 0.1
-        for row, (arm, _, gates) in enumerate(gated):
+        for row, course in enumerate(courses):
             axes = panels[row, column]
-            if name not in gates:
+            if name not in course.gates:
                 axes.set_axis_off()
                 continue
-            centre = _initial(arm, name)
+            shown, centre = last[course.arm.step], course.first(name)
             norm = TwoSlopeNorm(centre, centre - reach, centre + reach)
-            image = axes.imshow(shown[arm.step], cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
+            image = axes.imshow(shown, cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
             axes.grid(visible=False)
-            integer_ticks(axes, shown[arm.step].shape)
-            axes.set_title(f"{short(arm.title, 34)}: {name}")
+            integer_ticks(axes, shown.shape)
+            axes.set_title(f"{short(course.arm.title, 34)}: {name}")
             axes.set_xlabel("head")
             axes.set_ylabel("layer")
             bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
@@ -73,30 +90,31 @@ def final_gates(experiment: Experiment) -> Sketch | None:
     return Sketch(
         name="gates-final",
         title="Gates by layer and head",
-        caption="The gates at the last log line, mean over seeds. White is the value they started from; the colours of "
-        "one gate span the same distance in every arm.",
+        caption="The gates at the last step that all seeds logged, mean over the seeds. White is their mean at the "
+        "first, step 0; the colours of one gate span the same distance in every arm. "
+        f"{averaged_over(courses)}{_not_from_the_start(courses)}",
         figure=figure,
     )
 
 
 def gates_over_training(experiment: Experiment) -> Sketch | None:
     """Their course; None where there is none yet."""
-    gated = [(arm, steps, gates) for arm, steps, gates in _gated_arms(experiment) if len(steps) > 1]
-    if not gated:
+    courses = [course for course in gate_courses(experiment.arms) if len(course.steps) > 1]
+    if not courses:
         return None
-    names = _gate_names(gated)
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.65 * len(gated)))
-    panels = figure.subplots(len(gated), len(names), squeeze=False, sharex=True, sharey="col")
-    layers = max(values.shape[2] for _, _, gates in gated for values in gates.values())
+    names = _gate_names(courses)
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.65 * len(courses)))
+    panels = figure.subplots(len(courses), len(names), squeeze=False, sharex=True, sharey="col")
+    layers = max(values.shape[2] for course in courses for values in course.gates.values())
     depth = matplotlib.colormaps["viridis"]
-    for row, (arm, steps, gates) in enumerate(gated):
-        colour = look_of(arm, experiment)["color"]
+    for row, course in enumerate(courses):
+        colour, steps = look_of(course.arm, experiment)["color"], course.steps
         for column, name in enumerate(names):
             axes = panels[row, column]
-            if name not in gates:
+            if name not in course.gates:
                 axes.set_axis_off()
                 continue
-            values = gates[name]  # [seeds, P, n_layer, n_head]
+            values = course.gates[name]  # [seeds, P, n_layer, n_head]
             by_step = values.transpose(1, 0, 2, 3).reshape(len(steps), -1)
             low, high = np.quantile(by_step, [0.1, 0.9], axis=1)
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -105,8 +123,9 @@ def gates_over_training(experiment: Experiment) -> Sketch | None:
                     steps, values[:, :, layer].mean(axis=(0, 2)), color=depth(layer / max(1, layers - 1)), linewidth=0.7
                 )
             axes.plot(steps, by_step.mean(axis=1), color=colour, linewidth=1.8)
-            axes.axhline(_initial(arm, name), color="black", linewidth=0.6, linestyle=":")
-            axes.set_title(short(arm.title, 44))
+            if steps[0] == 0:
+                axes.axhline(course.first(name), color="black", linewidth=0.6, linestyle=":")
+            axes.set_title(short(course.arm.title, 44))
             axes.set_ylabel(name)
     for axes in panels[-1]:
         axes.set_xlabel("step")
@@ -118,6 +137,7 @@ def gates_over_training(experiment: Experiment) -> Sketch | None:
         name="gates-course",
         title="Gates over training",
         caption="Thick: mean over all heads, layers and seeds. Band: from the 10 % to the 90 % quantile of the heads. "
-        "Thin: mean of each layer. Dotted: where the gates started.",
+        "Thin: mean of each layer. Dotted: their mean at step 0, where they started. "
+        f"{averaged_over(courses)}{_not_from_the_start(courses)}",
         figure=figure,
     )

@@ -16,11 +16,12 @@ from typing import Any
 
 import rich.table
 from markupsafe import Markup
-from rich.console import Console
 from rich.text import Text
 
+from gpt2.base import terminal
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
+from gpt2.base.numbers import decimal
 from gpt2.dotconfig import load
 from harness.configure.plan import make_plan
 from harness.evidence.stats import (
@@ -132,7 +133,7 @@ def render(report: Report, name: str) -> str:
 
 def print_report(report: Report) -> None:
     """Print the comparison, what speaks against it and the verdict. Fits 80 columns; the files hold the rest."""
-    console = Console(highlight=False)
+    console = terminal.console()
     comparison = report.comparison
     shown = [comparison.columns.index(column) for column in PRINTED]
     table = rich.table.Table(title=comparison.title, title_justify="left", box=None, pad_edge=False)
@@ -178,18 +179,24 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
             f"what is looked for. At least {MIN_SEEDS} are needed, 5 are better."
         )
     groups = []
+    # What so few seeds could have shown is nothing: they are no part of what the rest would have.
+    few = [c for c in tested if c.verdict == "undecided" and c.n < MIN_SEEDS]
     for word in ("better", "worse", "equivalent", "undecided", "not comparable"):
-        members = [c for c in tested if c.verdict == word]
+        members = [c for c in tested if c.verdict == word and c not in few]
         if members:
             is_shown = word in ("better", "worse")
             amounts = [f" ({_amount(c)} against {titles[c.reference]})" * is_shown for c in members]
             said = "; ".join(titles[c.step] + amount for c, amount in zip(members, amounts, strict=True))
             groups.append(f"{_WORDS[word]}: {said}.")
-    open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None]
+    if few:
+        said = "; ".join(f"{titles[c.step]} ({count(c.n, 'seed')})" for c in few)
+        groups.append(f"Undecided with fewer than {MIN_SEEDS} seeds, which can show no difference: {said}.")
+    open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None and c not in few]
     if open_ones:
-        low, high = (f"{limit(open_ones):.4f}" for limit in (min, max))
+        low, high = (decimal(limit(open_ones), 4) for limit in (min, max))
         size = low if low == high else f"{low} to {high}"
-        groups.append(f"Where undecided, these seeds would probably have shown a difference of {size} nats/token.")
+        where = f"Where undecided{f' with {MIN_SEEDS} seeds or more' * bool(few)}"
+        groups.append(f"{where}, these seeds would probably have shown a difference of {size} nats/token.")
     return " ".join(groups)
 
 

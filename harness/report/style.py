@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gpt2.base.files import write_atomic
-from harness.evidence.store import Arm, Experiment, RunRecord
+from harness.evidence.store import Arm, Experiment
 
 WIDTH = 6.75
 """Inches: the text width of the usual two-column paper. Narrow figures are half of it."""
@@ -121,11 +121,6 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     longest = max(len(line) for label in labels for line in label.split("\n"))
     columns = max(1, min(len(labels), int(figure.get_figwidth() / (0.55 + 0.062 * longest))))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.6, columnspacing=1.4)
-
-
-def drawn(arm: Arm) -> list[RunRecord]:
-    """The runs whose course is drawn: the finished ones. Where there are none, what is on its way."""
-    return arm.done or [run for run in arm.runs if run.status != "failed"]
 
 
 def integer_ticks(axes: Axes, shape: tuple[int, ...], most: int = 12) -> None:

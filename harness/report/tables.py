@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gpt2.base.numbers import decimal
 from harness.evidence.stats import ALPHA, MIN_SEEDS, Comparison, identity_differences, reference_of
 from harness.evidence.store import Experiment, RunRecord, compile_ran
 
@@ -40,7 +41,7 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
             _interval(c, 4),
             _p(c.p_value),
             _p(c.p_holm),
-            DASH if c.detectable is None else f"{c.detectable:.4f}",
+            DASH if c.detectable is None else decimal(c.detectable, 4),
             c.verdict,
             c.note,
         ]
@@ -122,12 +123,11 @@ def arm_table(experiment: Experiment) -> Table:
 def run_table(experiment: Experiment) -> Table:
     """Every run's figures."""
 
-    def cell(run: RunRecord, metric: str, form: str) -> str:
+    def cell(run: RunRecord, metric: str, digits: int) -> str:
         value = run.value(metric)
-        return DASH if value is None else form.format(value)
+        return DASH if value is None else decimal(value, digits)
 
-    forms = {"iters": "{:,.0f}", "val_loss": "{:.4f}", "train_loss": "{:.4f}", "ms_per_step": "{:.1f}"}
-    forms |= {"peak_mem_gib": "{:.2f}", "train_time_s": "{:,.0f}"}
+    shown = {"iters": 0, "val_loss": 4, "train_loss": 4, "ms_per_step": 1, "peak_mem_gib": 2, "train_time_s": 0}
     return Table(
         title="Runs",
         columns=["run", "status", "steps", "val. loss", "train loss", "ms/step", "GiB", "seconds", "config"],
@@ -135,7 +135,7 @@ def run_table(experiment: Experiment) -> Table:
             [
                 run.name,
                 run.status,
-                *(cell(run, metric, form) for metric, form in forms.items()),
+                *(cell(run, metric, digits) for metric, digits in shown.items()),
                 str((run.provenance or {}).get("config_hash", DASH))[:8],
             ]
             for run in experiment.runs
@@ -168,7 +168,7 @@ def differences_table(experiment: Experiment) -> Table:
 
 def signed(value: float | None, digits: int) -> str:
     """A number with its sign, or a dash."""
-    return DASH if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
+    return DASH if value is None else decimal(value, digits, plus=True).replace("-", MINUS)
 
 
 def _interval(c: Comparison, digits: int) -> str:
@@ -194,8 +194,8 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
     """Mean ± standard deviation, of one value the value, of none a dash."""
     if not values:
         return DASH
-    mean = f"{statistics.fmean(values):,.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
+    mean = decimal(statistics.fmean(values), digits)
+    return f"{mean} ± {decimal(statistics.stdev(values), digits)}" if len(values) > 1 else mean
 
 
 def _value(value: object) -> str:

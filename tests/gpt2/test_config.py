@@ -131,7 +131,7 @@ def test_what_changes_no_number_does_not_change_the_run(settings: dict[str, str]
         {"SEED": "2"},
         {"LEARNING_RATE": "5e-4"},
         {"MAX_ITERS": "4999"},
-        {"EVAL_ITERS": "39"},
+        {"EVAL_TOKENS": "39"},
         {"DTYPE_FLOAT32": "y"},
         {"TOKENIZER_GPT2": "y"},
         {"PAD_VOCAB": "n", "DATASET_BIN": "y", "DATASET_BIN_DIR": "x"},

@@ -154,6 +154,7 @@ BAD_LINES = {
     "CONFIG_MAX_ITERS=100000001": "out of range: must be from 1 to 100000000",
     "CONFIG_MAX_ITERZ=5": "no such symbol; did you mean MAX_ITERS?",
     "CONFIG_max_iters=5": "no such symbol; did you mean MAX_ITERS?",
+    "CONFIG_EVAL_ITERS=40": "no such symbol; EVAL_TOKENS has taken its place",
     "CONFIG_XYZZY=5": "no such symbol",
     "# CONFIG_XYZZY is not set": "no such symbol",
     "CONFIG_RA_V5_R=8": "depends on ATTENTION_RA_V5 || ATTENTION_RA_MLA || SEVERAL_ARMS, but ATTENTION_RA_MLA=n, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def write_run(
     ms_per_step: float = 100.0,
     peak_mem_gib: float = 10.0,
     gates: Sequence[str] = (),
+    gate_starts: Mapping[str, float] | None = None,
     iters: int = 500,
     compiled: str = "none",
     asked: str | None = None,
@@ -76,7 +77,7 @@ def write_run(
         "config_hash": identity_hash(identity),
     }  # fmt: skip
     _write_json(directory / "provenance.json", provenance)
-    lines = list(_metrics(val_loss, iters, seed, ms_per_step, gates))
+    lines = list(_metrics(val_loss, iters, seed, ms_per_step, gates, gate_starts or {}))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (directory / "summary.json").unlink(missing_ok=True)
     if status is not None:
@@ -110,7 +111,9 @@ def write_run(
     return directory
 
 
-def _metrics(final: float, iters: int, seed: int, ms_per_step: float, gates: Sequence[str]) -> Any:
+def _metrics(
+    final: float, iters: int, seed: int, ms_per_step: float, gates: Sequence[str], starts: Mapping[str, float]
+) -> Any:
     """A loss that falls from ln(50257) to `final`, with an evaluation, a gates and five train lines every 10 %."""
     noise = np.random.default_rng(seed)
     interval = max(1, iters // 20)
@@ -125,7 +128,7 @@ def _metrics(final: float, iters: int, seed: int, ms_per_step: float, gates: Seq
             rate = {"ms_per_step": ms_per_step, "tokens_per_s": TOKENS_PER_STEP / ms_per_step * 1000, "mfu": 0.41}
             yield {"kind": "train", **at, "loss": loss + 0.01, "lr": 6e-4, "grad_norm": 0.5, **rate}
         if gates:
-            start = {"w_rec": 0.0, "w_std": 1.0}
+            start = {"w_rec": 0.0, "w_std": 1.0, **starts}
             values = {name: (start[name] + share * targets[name]).tolist() for name in gates}
             yield {"kind": "gates", "step": step, "gates": values}
 

@@ -1,17 +1,17 @@
-"""RA v5: the folds against the formula, gates, the discoverability bias, and a fold in eval mode that is never stale.
-
-Known limit: edits through `.data` raise no version counter, so the kept fold does not see them before the next
-`.train()`, `.eval()` or `.to()`. Steps of torch's optimizers, `load_state_dict`, edits under no_grad are seen at once.
-"""
+"""RA v5: the folds against the formula, gates, the discoverability bias, and that no pass uses an old fold."""
 
 from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gpt2.attention.baseline import CausalSelfAttention
@@ -69,7 +69,7 @@ def set_gates(layer: UltimateRAv5, w_std: Tensor | float, w_rec: Tensor | float)
 
 
 def both_paths(layer: UltimateRAv5, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The output in train mode and, by the fold that is kept, in eval mode."""
+    """The output in train mode and in eval mode."""
     trained = layer.train()(x)
     with torch.no_grad():
         return trained, layer.eval()(x)
@@ -220,21 +220,28 @@ def test_an_unknown_fold_is_refused() -> None:
         UltimateRAv5(C, H, 16, fold="sqrt")
 
 
-# The fold that eval mode keeps
+# No pass uses an old fold, and a generation folds once
 
 
 def fresh(layer: UltimateRAv5, x: Tensor) -> Tensor:
-    """The output without a kept fold: with gradients enabled none is used."""
-    with torch.enable_grad():
-        return layer(x).detach()
+    """The output of a layer that has never computed anything, with the same weights and settings."""
+    new = UltimateRAv5(C, H, 16, R=layer.R, fold=layer.fold, d_bias=layer.d_bias is not None).to(x.dtype).eval()
+    new.load_state_dict({name: value.clone() for name, value in layer.state_dict().items()})
+    return new(x)
 
 
-Edit = Callable[[UltimateRAv5], UltimateRAv5 | None]
+Edit = Callable[[UltimateRAv5], object]
+"""Changes a layer, or returns the changed copy."""
 
 
-def optimizer_step(**options: bool) -> Edit:
+def edited(name: str, layer: UltimateRAv5) -> UltimateRAv5:
+    result = EDITS[name](layer)
+    return result if isinstance(result, UltimateRAv5) else layer
+
+
+def optimizer_step(kind: type[torch.optim.Optimizer], **options: bool) -> Edit:
     def step(layer: UltimateRAv5) -> None:
-        optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, **options)  # type: ignore[arg-type]
+        optimizer = kind(layer.parameters(), lr=0.1, **options)  # type: ignore[call-arg]
         with torch.enable_grad():
             layer(tokens()).square().sum().backward()
         optimizer.step()
@@ -242,152 +249,175 @@ def optimizer_step(**options: bool) -> Edit:
     return step
 
 
-def sgd_step(layer: UltimateRAv5) -> None:
-    with torch.enable_grad():
-        layer(tokens()).square().sum().backward()
-    torch.optim.SGD(layer.parameters(), lr=0.1, fused=True).step()
-
-
 def load(assign: bool) -> Edit:
     def load_other(layer: UltimateRAv5) -> None:
-        layer.load_state_dict({n: 2 * p for n, p in layer.state_dict().items()}, assign=assign)
+        layer.load_state_dict({n: 0.9 * p for n, p in layer.state_dict().items()}, assign=assign)
 
     return load_other
 
 
-def edit(name: str) -> Edit:
-    def edit_in_place(layer: UltimateRAv5) -> None:
-        layer.get_parameter(name)[:] = 0.5
+def write(name: str, how: Callable[[Tensor], object]) -> Edit:
+    def write_to(layer: UltimateRAv5) -> None:
+        how(layer.get_parameter(name))
 
-    return edit_in_place
-
-
-def add(name: str) -> Edit:
-    def add_in_place(layer: UltimateRAv5) -> None:
-        layer.get_parameter(name).add_(0.5)
-
-    return add_in_place
+    return write_to
 
 
-def foreach(layer: UltimateRAv5) -> None:
-    # What weight averaging does.
-    torch._foreach_mul_([p.detach() for p in layer.parameters()], 0.9)
+def copied_and_edited(copied: Callable[[UltimateRAv5], UltimateRAv5]) -> Edit:
+    def edit_copy(layer: UltimateRAv5) -> UltimateRAv5:
+        layer = copied(layer)
+        layer.w_rec.data.add_(0.5)
+        return layer
+
+    return edit_copy
 
 
 def new_parameter(layer: UltimateRAv5) -> None:
-    layer.w_rec = nn.Parameter(torch.full_like(layer.w_rec, 0.7))
+    layer.w_rec = nn.Parameter(layer.w_rec + 0.7)
 
 
-def copied_and_edited(layer: UltimateRAv5) -> UltimateRAv5:
-    layer = copy.deepcopy(layer)
-    layer.w_rec[:] = 0.5
-    return layer
+def vector_to_parameters(layer: UltimateRAv5) -> None:
+    nn.utils.vector_to_parameters(0.9 * nn.utils.parameters_to_vector(layer.parameters()), layer.parameters())
 
 
-def trained_by_hand(layer: UltimateRAv5) -> None:
-    layer.train()
-    layer.w_rec.data.fill_(0.5)
-    layer.eval()
+def swapped(layer: UltimateRAv5) -> None:
+    torch.utils.swap_tensors(layer.w_rec, nn.Parameter(layer.w_rec + 0.5))
 
 
-def converted(layer: UltimateRAv5) -> None:
-    # Down and up again: as many parameters, other values.
-    layer.to(torch.bfloat16).to(torch.float64)
+def parametrized_and_back(layer: UltimateRAv5) -> None:
+    class Halved(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight / 2
+
+    nn.utils.parametrize.register_parametrization(layer.c_attn, "weight", Halved())
+    layer(tokens())
+    nn.utils.parametrize.remove_parametrizations(layer.c_attn, "weight")
+
+
+def swapped_memory(layer: UltimateRAv5) -> None:
+    layer.w_std.set_((layer.w_std + 0.5).detach())
+
+
+def through_numpy(layer: UltimateRAv5) -> None:
+    layer.w_rec.detach().numpy()[:] += 0.5
+
+
+def other_R(layer: UltimateRAv5) -> None:
+    layer.R = layer.R % (D - 1) + 1
+
+
+def other_fold(layer: UltimateRAv5) -> None:
+    layer.fold = {"lerp": "direct", "direct": "lerp"}[layer.fold]
 
 
 EDITS: dict[str, Edit] = {
-    "AdamW": optimizer_step(foreach=False),
-    "foreach AdamW": optimizer_step(foreach=True),
-    "fused AdamW": optimizer_step(fused=True),
-    "fused SGD": sgd_step,
+    "AdamW": optimizer_step(torch.optim.AdamW, foreach=False),
+    "foreach AdamW": optimizer_step(torch.optim.AdamW, foreach=True),
+    "fused AdamW": optimizer_step(torch.optim.AdamW, fused=True),
+    "fused SGD": optimizer_step(torch.optim.SGD, fused=True),
     "load_state_dict": load(assign=False),
     "load_state_dict(assign=True)": load(assign=True),
-    "to": converted,
-    "w_rec[:] = 0.5": edit("w_rec"),
-    "w_std[:] = 0.5": edit("w_std"),
-    "weight.add_": add("c_attn.weight"),
-    "bias.add_": add("c_attn.bias"),
-    "foreach": foreach,
+    "to and back": lambda layer: layer.to(torch.bfloat16).to(torch.float64),
+    "w_rec in place": write("w_rec", lambda p: p.add_(0.5)),
+    "w_rec[1]": write("w_rec", lambda p: p.__setitem__(1, p[1] + 0.5)),
+    "w_std in place": write("w_std", lambda p: p.mul_(0.5)),
+    "weight in place": write("c_attn.weight", lambda p: p.add_(0.5)),
+    "bias in place": write("c_attn.bias", lambda p: p.add_(0.5)),
+    "a view of the weight": write("c_attn.weight", lambda p: p.detach().view(-1)[5:90].zero_().add_(torch.rand(()))),
+    "w_rec.data in place": write("w_rec", lambda p: p.data.add_(0.5)),
+    "weight.data in place": write("c_attn.weight", lambda p: p.data.mul_(0.9)),
+    ".data assigned": write("w_rec", lambda p: setattr(p, "data", p.data + 0.5)),
+    "copy_": write("c_attn.weight", lambda p: p.copy_(0.9 * p)),
+    "memory shared with numpy": through_numpy,
+    "set_": swapped_memory,
+    "swap_tensors": swapped,
+    "_foreach": lambda layer: torch._foreach_mul_([p.detach() for p in layer.parameters()], 0.9),
+    "vector_to_parameters": vector_to_parameters,
+    "clipped weights": lambda layer: layer.w_std.clamp_(max=float(layer.w_std.max()) - 0.1),
     "a new Parameter": new_parameter,
-    "deepcopy, then an edit": copied_and_edited,
-    "train, .data, eval": trained_by_hand,
+    "a parametrization, made permanent": parametrized_and_back,
+    "apply": lambda layer: (
+        layer.apply(lambda m: m.weight.data.mul_(0.9) if isinstance(m, nn.Linear) else None) and None
+    ),
+    "deepcopy, then an edit": copied_and_edited(copy.deepcopy),
+    "pickle, then an edit": copied_and_edited(lambda layer: pickle.loads(pickle.dumps(layer))),
+    "another R": other_R,
+    "another fold": other_fold,
 }
 
 
-@pytest.mark.parametrize("d_bias", [False, True])
 @pytest.mark.parametrize("fold", FOLDS)
 @pytest.mark.parametrize("name", EDITS)
 @torch.no_grad()
-def test_the_kept_fold_is_never_stale(name: str, fold: str, d_bias: bool) -> None:
-    layer, x = attention(fold, d_bias=d_bias).eval(), tokens()
-    before = layer(x)
-    assert torch.equal(before, fresh(layer, x))
+def test_every_way_of_changing_a_layer_is_seen_by_the_next_pass(name: str, fold: str) -> None:
+    layer, x = attention(fold, d_bias=True).eval(), tokens()
+    set_gates(layer, 1.5, MIXED)
+    outputs = [layer(x)]
     for _ in range(2):  # a second edit of the same kind is an edit too
-        expected_change = layer
-        layer = EDITS[name](layer) or layer
-        after = layer(x)
-        assert torch.equal(after, fresh(layer, x))
-        assert torch.equal(after, layer(x))
-    assert not torch.equal(before, after), "the edit changed nothing"
-    if expected_change is not layer:
-        assert torch.equal(expected_change(x), fresh(expected_change, x)), "editing a copy changed the original"
+        original, expected = layer, layer(x)
+        layer = edited(name, layer)
+        outputs.append(layer(x))
+        assert torch.equal(outputs[-1], fresh(layer, x))
+        if original is not layer:
+            assert torch.equal(original(x), expected), "editing a copy changed the original"
+    assert not torch.equal(outputs[0], outputs[1]), "the edit changed nothing"
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_no_course_of_edits_passes_and_modes_leaves_an_old_fold(data: st.DataObject) -> None:
+    passes: list[Callable[[], AbstractContextManager[object]]] = [
+        torch.no_grad,
+        torch.inference_mode,
+        torch.enable_grad,
+    ]
+    layer, x = attention(), tokens()
+    for _ in range(data.draw(st.integers(1, 6))):
+        layer.train(data.draw(st.booleans()))
+        with torch.no_grad():
+            layer = edited(data.draw(st.sampled_from(sorted(EDITS))), layer)
+        with data.draw(st.sampled_from(passes))():
+            assert torch.equal(layer(x), fresh(layer, x))
 
 
 @torch.no_grad()
-def test_the_fold_is_made_once_and_reused(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = attention().eval(), tokens()
-    folds = 0
+def test_a_generation_folds_once_for_each_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = attention(dtype=torch.float32).eval(), tokens(torch.float32)
+    folds: list[torch.dtype | None] = []
     folded = layer.folded
-
-    def counted(dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
-        nonlocal folds
-        folds += 1
-        return folded(dtype)
-
-    monkeypatch.setattr(layer, "folded", counted)
-    for n in (1, T):
-        layer(x[:, :n])
-    cache = LayerCache(16)
-    for part in x.split(1, dim=1):
-        layer(part, cache)
-    assert folds == 1
-    layer.w_rec[:] = 0.5
-    layer(x)
-    layer(x)
-    assert folds == 2
-    layer.float()
+    monkeypatch.setattr(layer, "folded", lambda dtype: folds.append(dtype) or folded(dtype))
     for _ in range(2):
-        layer(x.float())
-    assert folds == 3
+        cache = LayerCache(16)
+        for part in x.split(1, dim=1):
+            layer(part, cache)
+    assert folds == [None, None], "once for each cache"
     with torch.autocast("cpu", torch.bfloat16):
-        for _ in range(2):
-            layer(x.float())
-    assert folds == 4, "for products in another precision it is another one"
-    layer.double()
-    layer.train()(x)
+        for part in x.split(1, dim=1)[:3]:
+            layer(part, cache)
+    assert folds == [None, None, torch.bfloat16], "for products in another precision it is another one"
     layer(x)
-    assert folds == 6, "in training it is part of every forward"
+    layer(x)
+    assert folds[3:] == [None, None], "without a cache it is part of every pass"
 
 
-def test_a_forward_with_gradients_in_eval_mode_has_them() -> None:
-    layer = attention().eval()
-    with torch.no_grad():
-        layer(tokens())
-    layer(tokens()).sum().backward()
-    assert layer.w_rec.grad is not None
-    assert layer.c_attn.weight.grad is not None
+@torch.no_grad()
+def test_the_next_generation_sees_an_edit_that_left_no_trace() -> None:
+    layer, x = attention().eval(), tokens()
+    for _ in range(2):
+        cache = LayerCache(16)
+        assert torch.allclose(torch.cat([layer(part, cache) for part in x.split(1, dim=1)], 1), layer(x))
+        layer.w_rec.data.add_(0.5)
 
 
-def test_a_fold_made_in_inference_mode_serves_elsewhere() -> None:
-    layer = attention().eval()
-    with torch.inference_mode():
-        expected = layer(tokens())
-    with torch.no_grad():
-        assert torch.equal(layer(tokens()), expected)
-    layer.train()(tokens()).sum().backward()
+def test_a_pass_with_gradients_has_them_with_a_cache_too() -> None:
+    for cache in (None, LayerCache(16)):
+        layer = attention().eval()
+        layer(tokens(), cache).sum().backward()
+        assert layer.w_rec.grad is not None
+        assert layer.c_attn.weight.grad is not None
 
 
-def test_a_model_made_in_inference_mode_folds_each_time() -> None:
+def test_a_model_made_in_inference_mode_sees_edits_too() -> None:
     with torch.inference_mode():
         layer = attention().eval()
         before = layer(tokens())
@@ -396,16 +426,20 @@ def test_a_model_made_in_inference_mode_folds_each_time() -> None:
 
 
 @torch.no_grad()
-def test_the_kept_fold_is_not_part_of_the_state_or_of_a_copy() -> None:
+def test_a_pass_leaves_nothing_in_the_layer() -> None:
     layer = attention().eval()
+    attributes, state = dict(vars(layer)), set(layer.state_dict())
     layer(tokens())
-    assert set(layer.state_dict()) == {
-        "w_std",
-        "w_rec",
-        *(f"{n}.{p}" for n in ("c_attn", "c_proj") for p in ("weight", "bias")),
-    }
-    twin = copy.deepcopy(layer)
-    assert torch.equal(twin(tokens()), layer(tokens()))
+    assert dict(vars(layer)) == attributes
+    assert (
+        set(layer.state_dict())
+        == state
+        == {
+            "w_std",
+            "w_rec",
+            *(f"{n}.{p}" for n in ("c_attn", "c_proj") for p in ("weight", "bias")),
+        }
+    )
 
 
 # The discoverability bias

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2.base.errors import UserError
 from gpt2.config import DataConfig
-from gpt2.data.batches import batches, eval_batches, train_batch
+from gpt2.data.batches import EvalSet, batches, eval_set, train_batch
 from gpt2.data.dataset import Dataset, open_dataset
 from gpt2.data.token_files import Tokens
 
@@ -142,13 +142,13 @@ def test_bytes_per_token_of_ready_byte_tokens(tmp_path: Path) -> None:
     write_raw(tmp_path / "val.bin", [0, *b"abc"])  # a document boundary and three bytes
     dataset = open_dataset(bin_config(tmp_path, vocab_size=256))
     assert dataset.val_bytes_per_token == 3 / 4
-    assert dataset.val_bytes_unknown is None
+    assert dataset.vocabulary.unknown is None
 
 
 def test_bytes_per_token_of_another_vocabulary_are_unknown(tmp_path: Path) -> None:
     dataset = counting(tmp_path, 50)
     assert dataset.val_bytes_per_token is None
-    assert dataset.val_bytes_unknown is not None and "VOCAB_SIZE=65536" in dataset.val_bytes_unknown
+    assert dataset.vocabulary.unknown is not None and "VOCAB_SIZE=65536" in dataset.vocabulary.unknown
 
 
 @pytest.mark.skipif(not SHARED_TOKENS.exists(), reason="real GPT-2 tokens are not beside the checkout")
@@ -181,7 +181,7 @@ def test_targets_follow_inputs(tmp_path: Path) -> None:
 def test_epoch_has_no_target_twice_and_leaves_out_less_than_two_windows(
     tmp_path_factory: pytest.TempPathFactory, n_train: int, block_size: int, seed: int, epoch: int
 ) -> None:
-    dataset = counting(tmp_path_factory.mktemp("epoch"), n_train)
+    dataset = counting(tmp_path_factory.mktemp("epoch"), n_train, n_val=2)
     n_windows = max(1, (n_train - 1) // block_size - 1)
     targets = torch.cat(
         [
@@ -259,7 +259,8 @@ def test_no_random_state_is_touched_or_read(tmp_path: Path) -> None:
     dataset = counting(tmp_path, 600)
 
     def draw() -> torch.Tensor:
-        eval_sum = sum(x.sum() for x, _ in eval_batches(dataset, batch_size=2, block_size=8, iters=3))
+        evaluated = eval_set(dataset, batch_size=2, block_size=8, eval_tokens=48).batches
+        eval_sum = sum(x.sum() for x, _ in evaluated)
         return train_batch(dataset, seed=1, step=4, batch_size=4, block_size=8)[0] + eval_sum
 
     torch.manual_seed(0)
@@ -279,31 +280,84 @@ def test_shorter_than_one_window_is_an_error(tmp_path: Path) -> None:
     assert x.tolist() == [[0, 1, 2, 3, 4, 5, 6]]
 
 
-# Evaluation batches
+# What evaluation sees
 
 
-@given(n_val=st.integers(2, 300), batch_size=st.integers(1, 5), block_size=st.integers(1, 6), iters=st.integers(1, 9))
-def test_evaluation_is_spread_evenly_and_never_short(
-    tmp_path_factory: pytest.TempPathFactory, n_val: int, batch_size: int, block_size: int, iters: int
+def targets_of(evaluated: EvalSet) -> list[int]:
+    return [target for _, y in evaluated.batches for target in y[y >= 0].tolist()]
+
+
+@settings(max_examples=40)
+@given(n_val=st.integers(2, 300), block_size=st.integers(1, 6), eval_tokens=st.integers(0, 400))
+def test_evaluation_is_spread_evenly_and_the_same_for_every_batch_size(
+    tmp_path_factory: pytest.TempPathFactory, n_val: int, block_size: int, eval_tokens: int
 ) -> None:
-    dataset = counting(tmp_path_factory.mktemp("eval"), 10, n_val)
-    n_windows = (n_val - 1) // block_size
-    if n_windows < batch_size:
-        with pytest.raises(UserError, match=f"BATCH_SIZE={batch_size}.*BLOCK_SIZE={block_size}"):
-            list(eval_batches(dataset, batch_size=batch_size, block_size=block_size, iters=iters))
+    dataset = counting(tmp_path_factory.mktemp("eval"), 400, n_val)
+    sets = []
+    if n_val <= block_size:
+        with pytest.raises(UserError, match=f"{n_val} validation tokens do not fill .*BLOCK_SIZE={block_size}"):
+            eval_set(dataset, batch_size=1, block_size=block_size, eval_tokens=eval_tokens)
         return
-    found = list(eval_batches(dataset, batch_size=batch_size, block_size=block_size, iters=iters))
-    assert len(found) == min(iters, n_windows // batch_size)
-    assert {x.shape for x, _ in found} == {(batch_size, block_size)}
-    targets = torch.cat([y.flatten() for _, y in found])
-    assert len(targets) == len(targets.unique())
-    steps = torch.cat([x[:, 0] for x, _ in found]).diff() // block_size
-    assert len(steps) == 0 or steps.max() - steps.min() <= 1
+    for batch_size in (1, 2, 3, 7, 400):
+        evaluated = eval_set(dataset, batch_size=batch_size, block_size=block_size, eval_tokens=eval_tokens)
+        assert {x.shape for x, _ in evaluated.batches} == {y.shape for _, y in evaluated.batches}
+        assert {x.shape for x, _ in evaluated.batches} == {(batch_size, block_size)}
+        assert evaluated.counts == [int((y >= 0).sum()) for _, y in evaluated.batches]
+        assert min(evaluated.counts) >= 1
+        for x, y in evaluated.batches:
+            assert torch.equal(y[y >= 0], x[y >= 0] + 1)
+            assert x.min() >= 0 and x.is_contiguous() and y.is_contiguous()
+        sets.append(targets_of(evaluated))
+    assert sets == [sets[0]] * len(sets)
+    assert len(sets[0]) == len(set(sets[0]))
+    if eval_tokens == 0 or eval_tokens >= n_val - 1:
+        assert sets[0] == list(range(1, n_val))
+        return
+    # Whole windows, no more than are needed, at distances that differ by one window at most.
+    assert eval_tokens <= len(sets[0]) < eval_tokens + block_size or len(sets[0]) == n_val - 1
+    windows = np.array(sets[0][::block_size]) // block_size
+    assert len(windows) < 3 or np.ptp(np.diff(windows)) <= 1
 
 
-def test_all_of_validation_is_used_once_where_it_is_small(tmp_path: Path) -> None:
-    found = list(eval_batches(counting(tmp_path, 10, 65), batch_size=2, block_size=8, iters=100))
-    assert torch.cat([y.flatten() for _, y in found]).tolist() == list(range(1, 65))
+@settings(max_examples=40)
+@given(st.data())
+def test_evaluation_means_are_of_the_targets_whatever_the_batch_size(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("mean")
+    text = data.draw(st.lists(st.sampled_from([0, *range(32, 127), *range(128, 256)]), min_size=10, max_size=120))
+    block_size = data.draw(st.integers(1, 9))
+    eval_tokens = data.draw(st.integers(0, 130))
+    write_raw(folder / "train.bin", [1, 2])
+    write_raw(folder / "val.bin", text)
+    dataset = open_dataset(bin_config(folder, vocab_size=256, tokenizer="byte"))
+    means, bits = set(), set()
+    for batch_size in range(1, 8):
+        evaluated = eval_set(dataset, batch_size=batch_size, block_size=block_size, eval_tokens=eval_tokens)
+        # A "loss" of each target that differs from target to target: its own value.
+        losses = [float(y[y >= 0].double().mean()) for _, y in evaluated.batches]
+        means.add(round(evaluated.mean(losses), 9))
+        bits.add((evaluated.n_targets, evaluated.n_bytes))
+    targets = targets_of(evaluated)
+    assert means == {round(float(np.mean(targets)), 9)}
+    assert bits == {(len(targets), sum(target != 0 for target in targets))}
+    n_bytes = np.count_nonzero(targets)
+    if n_bytes:
+        expected = 2.0 * len(targets) / (math.log(2) * n_bytes)
+        assert evaluated.bits_per_byte(2.0) == pytest.approx(expected, rel=1e-12)
+    else:
+        assert evaluated.bits_per_byte(2.0) is None
+
+
+def test_bits_per_byte_are_of_the_targets_evaluated(tmp_path: Path) -> None:
+    # A text that changes: boundaries, which stand for no text, are all in the part that is not evaluated.
+    write_raw(tmp_path / "train.bin", [1, 2])
+    write_raw(tmp_path / "val.bin", [*b"a" * 9, *[0, 98] * 4, *b"c" * 8])
+    dataset = open_dataset(bin_config(tmp_path, vocab_size=256, tokenizer="byte"))
+    evaluated = eval_set(dataset, batch_size=1, block_size=8, eval_tokens=8)
+    assert targets_of(evaluated) == [*b"a" * 8]
+    assert dataset.val_bytes_per_token == 21 / 25
+    assert evaluated.bits_per_byte(math.log(2)) == 1.0
 
 
 # The stream of batches

@@ -6,6 +6,9 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
+import re
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from gpt2.config import DataConfig
 from gpt2.data import corpora
 from gpt2.data import prepare as module
 from gpt2.data.dataset import open_dataset
-from gpt2.data.prepare import dataset_status, is_local, prepare
+from gpt2.data.prepare import dataset_status, is_local, prepare, preview
 from scripts import prepare_data
 
 SHARED_SHAKESPEARE = Path(__file__).resolve().parents[4] / "shared" / "data" / "tinyshakespeare.txt"
@@ -138,7 +141,107 @@ def test_text_that_cannot_be_prepared(tmp_path: Path, paths: str, complaint: str
         open_dataset(config)
 
 
+UTF16 = "A text of some length, in words."
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.py", "a.log"])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (UTF16.encode("utf-16-le"), "NUL characters, as UTF-16"),
+        (UTF16.encode("utf-16-be"), "NUL characters, as UTF-16"),
+        (UTF16.encode("utf-32-le"), "NUL characters, as UTF-16"),
+        (UTF16.encode("utf-16"), "cannot be read as UTF-8"),
+        (b"# text\nand then\0binary", "NUL characters"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "cannot be read as UTF-8"),
+        (b"\x7fELF\2\1\1" + bytes(9), "NUL characters"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "cannot be read as UTF-8"),
+        ("caf\xe9 ol\xe9".encode("latin-1"), "cannot be read as UTF-8"),
+    ],
+)
+def test_a_text_that_is_none_is_refused_before_and_while_preparing(
+    tmp_path: Path, name: str, content: bytes, complaint: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "other.txt").write_text("words " * 50)
+    config = text_config(tmp_path, f"{tmp_path}/{name} {tmp_path}/other.txt")
+    for look in (dataset_status, preview, prepare):
+        with pytest.raises(UserError, match=f"{re.escape(str(tmp_path / name))}: .*{complaint}") as error:
+            look(config)
+        assert "\n" not in str(error.value)
+    assert not list((tmp_path / "data").glob("*/meta.json"))
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "socket"])
+@pytest.mark.parametrize("glob", [False, True])
+def test_a_text_that_is_no_regular_file_is_not_opened(
+    tmp_path: Path, kind: str, glob: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if kind == "FIFO":
+        os.mkfifo("a.txt")
+    elif kind == "device":
+        os.symlink("/dev/zero", "a.txt")
+    else:
+        socket.socket(socket.AF_UNIX).bind("a.txt")
+    config = text_config(tmp_path, tmp_path / ("*.txt" if glob else "a.txt"))
+    for look in (dataset_status, prepare, open_dataset):
+        with pytest.raises(UserError, match=rf"a\.txt: is a {kind}; only regular files are read"):
+            look(config)
+    # Below a directory, only files are texts.
+    (tmp_path / "b.txt").write_text("b " * 50)
+    assert dataset_status(text_config(tmp_path, tmp_path)) == (
+        False,
+        "text will be prepared from files on this machine",
+    )
+
+
+def test_a_directory_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.txt").write_text("a")
+    scandir = os.scandir
+
+    def forbidden(path: Any) -> Any:  # as for any user but root
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(UserError, match=r"DATASET_TEXT_PATHS: .*deep: Permission denied"):
+        corpora.open_corpus(text_config(tmp_path, tmp_path))
+
+
+def test_a_name_with_brackets_is_a_name_first(tmp_path: Path) -> None:
+    (tmp_path / "a[1].txt").write_text("brackets")
+    (tmp_path / "a1.txt").write_text("none")
+    files = corpora.open_corpus(text_config(tmp_path, f"'{tmp_path}/a[1].txt'")).documents("files", tmp_path, print)
+    assert list(files) == ["brackets"]
+
+
+def test_few_texts_are_prepared_in_passing(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = text_config(tmp_path, f"'{folder}'", val_fraction=0.3)
+    seen = preview(config)
+    assert seen is not None and not (tmp_path / "data").exists()
+    dataset = prepare(config)
+    assert (seen.hash, seen.path, seen.val_tokens) == (dataset.hash, dataset.path, dataset.val_tokens)
+    monkeypatch.setattr(module, "_PREVIEW_BYTES", 100)
+    assert preview(config) is None
+
+
 # What is there is whole
+
+
+@pytest.mark.parametrize("name", ["meta.json", "state.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"hash": 1}', '{"parts": [], "train": 3, "val": {}}'])
+def test_damaged_records_of_a_prepared_set_are_one_line(tmp_path: Path, folder: Path, name: str, content: str) -> None:
+    config = text_config(tmp_path, f"'{folder}'", val_fraction=0.3)
+    path = prepare(config).path
+    if name == "state.json":
+        (path / "meta.json").unlink()
+    (path / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(path))) as error:
+        prepare(config)
+    assert "\n" not in str(error.value)
 
 
 def test_opening_never_prepares(tmp_path: Path, folder: Path) -> None:

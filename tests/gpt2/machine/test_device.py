@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gpt2.base.files import ROOT
-from gpt2.machine.device import autocast_dtype
+from gpt2.machine.device import DTYPES, autocast_dtype, slow_precision
 
 FAULTS_PER_STEP = """
 import resource, sys
@@ -53,3 +53,19 @@ def test_autocasts_precision_is_that_of_a_product() -> None:
             assert (x.double() @ x.double()).dtype == torch.float64
     with torch.autocast("cpu", enabled=False):
         assert autocast_dtype(x) is None
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("float16", [False, True])
+def test_a_precision_is_slow_on_a_cpu_without_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, float16: bool
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: bfloat16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: float16)
+    said = {dtype: slow_precision(torch.device("cpu"), dtype) for dtype in DTYPES}
+    assert [dtype for dtype, why in said.items() if why is None] == [
+        dtype for dtype, fast in {"float32": True, "bfloat16": bfloat16, "float16": float16}.items() if fast
+    ]
+    for dtype, why in said.items():
+        assert why is None or (f"DTYPE_{dtype.upper()}=y" in why and "DTYPE_FLOAT32=y" in why and "\n" not in why)
+    assert {slow_precision(torch.device("cuda"), dtype) for dtype in DTYPES} == {None}

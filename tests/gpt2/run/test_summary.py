@@ -67,6 +67,15 @@ def test_a_run_whose_steps_were_all_skipped_has_failed(tmp_path: Path, monkeypat
     assert summary["error"] == "gradient scaling skipped every one of 12 steps: nothing has been learned"
 
 
+def test_a_precision_that_the_processor_is_slow_at_is_printed_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_ra_mla, "slow_precision", lambda device, dtype: f"{dtype} is slow on a {device.type}")
+    _, summary = trained(tmp_path)
+    assert summary["events"] == ["float32 is slow on a cpu"]
+    assert "float32 is slow on a cpu\n" in capsys.readouterr().out
+
+
 def test_steps_before_a_divergence_are_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverging(parts: Parts, batch: Any, *, step: int) -> torch.Tensor:
         if step == 7:

@@ -250,7 +250,7 @@ def test_what_could_not_be_run_is_not_saved(work: Path, flags: str) -> None:
 
 
 def test_settings_in_the_environment_get_a_line(work: Path) -> None:
-    result = command("defconfig", "gpt2-baseline", MAX_ITERS="5", CONFIG_BETA1="0.8", EVAL_ITERS="3", PAGER="less")
+    result = command("defconfig", "gpt2-baseline", MAX_ITERS="5", CONFIG_BETA1="0.8", EVAL_TOKENS="3", PAGER="less")
     assert result.returncode == 0
     notes = [f"note: {given} in the environment is not read; " for given in ("MAX_ITERS='5'", "CONFIG_BETA1='0.8'")]
     for note in notes:

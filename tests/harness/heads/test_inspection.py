@@ -337,8 +337,8 @@ def test_a_run_is_inspected_on_its_first_validation_window(tmp_path: Path) -> No
     data = tmp_path / "data"
     data.mkdir()
     text = np.frombuffer((TEXT * 3).encode(), dtype=np.uint8)
-    for split in ("train", "val"):
-        text.astype("<u2").tofile(data / f"{split}.bin")
+    text.astype("<u2").tofile(data / "val.bin")
+    text[::-1].astype("<u2").tofile(data / "train.bin")
     run = tmp_path / "mine" / "baseline" / "seed-1"
     save_model(run / "checkpoints", small_model())
     symbols = ["DATASET_BIN=y", f'DATASET_BIN_DIR="{data}"', f'DATA_DIR="{tmp_path}"', "TOKENIZER_BYTE=y"]

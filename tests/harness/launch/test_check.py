@@ -5,23 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import gpt2.checks.dry_run
+from gpt2.attention import baseline
 from gpt2.attention.ra_ultimate_v5 import FOLDS, fold_lerp
 from gpt2.base.errors import UserError
 from gpt2.checks.dry_run import dry_run
-from gpt2.config import GPTConfig
+from gpt2.config import GPTConfig, TrainConfig
 from gpt2.data.dataset import open_dataset
+from gpt2.dotconfig import Assignment, resolve
 from gpt2.model import GPT
 from gpt2.run.record import run_identity
 from harness.configure.plan import Plan, make_plan
 from harness.launch.check import check_plan, print_checks
 from harness.launch.runner import run_plan
-from tests.tiny import tiny
+from tests.tiny import SETTINGS, tiny
 
 
 def planned(folder: Path, **symbols: str) -> Plan:
@@ -71,6 +77,52 @@ def test_missing_data_fails_the_check(tmp_path: Path) -> None:
     assert "text.txt" in str(errors.pop())
 
 
+@pytest.mark.parametrize("prepared", [True, False])
+@pytest.mark.parametrize(
+    ("n_chars", "settings", "message"),
+    [
+        (400, {"BLOCK_SIZE": "64"}, "40 validation tokens do not fill one sequence of BLOCK_SIZE=64"),
+        (400, {"BLOCK_SIZE": "512"}, "360 training tokens do not fill one sequence of BLOCK_SIZE=512"),
+        (400, {"BLOCK_SIZE": "39"}, None),
+        (400, {"BLOCK_SIZE": "39", "BATCH_SIZE": "64"}, None),
+        (400, {"BLOCK_SIZE": "8", "EVAL_TOKENS": "0"}, None),
+        (400, {"BLOCK_SIZE": "8", "EVAL_TOKENS": "1000000"}, None),
+    ],
+)
+def test_what_cannot_be_evaluated_fails_the_check_as_it_fails_the_run(
+    tmp_path: Path, prepared: bool, n_chars: int, settings: dict[str, str], message: str | None
+) -> None:
+    (tmp_path / "text.txt").write_text("".join(chr(97 + i * i % 26) for i in range(n_chars)))
+    settings = {"ABLATION_SEEDS": "1", "MAX_ITERS": "1", "WARMUP_ITERS": "0"} | settings
+    plan = planned(tmp_path, RA_MLA_ABLATION_STEPS="1", **settings)
+    if not prepared:
+        shutil.rmtree(tmp_path / "data")
+    (check,) = check_plan(plan)
+    assert (check.error is None) == (message is None)
+    assert message is None or message in str(check.error)
+    if settings.get("EVAL_TOKENS") == "1000000":
+        assert "EVAL_TOKENS=1000000 is more than there are: all of validation is evaluated" in check.data
+    if message is None:
+        assert run_plan(plan) == 0
+    else:
+        with pytest.raises(UserError, match=message):
+            run_plan(plan)
+
+
+def test_what_is_known_of_the_data_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = np.random.default_rng(1).integers(0, 10, size=3000).astype(np.uint16)
+    tokens.tofile(tmp_path / "train.bin")
+    tokens[-500:].tofile(tmp_path / "val.bin")
+    settings = {s: v for s, v in SETTINGS.items() if s != "DATASET_TEXT"}
+    settings |= {"DATASET_BIN": "y", "DATASET_BIN_DIR": str(tmp_path), "DATA_DIR": str(tmp_path), "TOKENIZER_BYTE": "y"}
+    resolved = resolve([Assignment(symbol, value, "test") for symbol, value in settings.items()])
+    assert print_checks(make_plan(resolved)) == 0
+    output = capsys.readouterr().out
+    assert f"data: {tmp_path}: 3,000 training, 500 validation tokens" in output
+    assert "bits per byte unknown: TOKENIZER_BYTE: the validation tokens are not its" in output
+    assert "100% of the validation text is in training too" in output
+
+
 def test_dry_run_measures_the_real_model(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     result = dry_run(plan.runs[0].config)
@@ -80,6 +132,94 @@ def test_dry_run_measures_the_real_model(tmp_path: Path) -> None:
     assert result.checkpoint_gib == pytest.approx(3 * 12 * result.params / 2**30)
     larger = dry_run(planned(tmp_path, BATCH_SIZE="8").runs[0].config)
     assert result.memory_gib < larger.memory_gib < 2 * result.memory_gib
+
+
+@pytest.mark.parametrize("attention", ["baseline", "ra_v5", "mla", "ra_mla"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_memory_is_counted_without_computing_and_is_that_of_a_real_pass(
+    tmp_path: Path, attention: str, dtype: str
+) -> None:
+    config = tiny(tmp_path, **{f"ATTENTION_{attention.upper()}": "y", f"DTYPE_{dtype.upper()}": "y"}).run_config()
+    traced = gpt2.checks.dry_run._kept(config, 32, FakeTensorMode())
+    assert traced == gpt2.checks.dry_run._kept(config, 32, nullcontext())
+
+
+def test_an_arm_that_looks_at_values_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fold(rows: torch.Tensor, w_std: torch.Tensor, w_rec: torch.Tensor, R: int) -> torch.Tensor:
+        return fold_lerp(rows, w_std, w_rec, R) * (2.0 if w_std.sum().item() < 0 else 1.0)
+
+    run = planned(tmp_path).runs[2]
+    expected = dry_run(run.config)
+    monkeypatch.setitem(FOLDS, "lerp", fold)
+    assert dry_run(run.config).loss == expected.loss
+
+
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor without bfloat16 and float16 products."""
+    for name in ("bf16", "fp16"):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda: False)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_on_a_processor_that_is_slow_at_a_precision_little_is_computed_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    config = planned(tmp_path, **{f"DTYPE_{dtype.upper()}": "y"}).runs[0].config
+    slow(monkeypatch)
+    computed: list[tuple[str, int, int]] = []
+    loss = gpt2.checks.dry_run._loss
+
+    def counted(model: GPT, tokens: torch.Tensor, train: TrainConfig, dtype: str) -> torch.Tensor:
+        if not isinstance(tokens, FakeTensor):
+            computed.append((dtype, model.config.n_layer, tokens.size(1) - 1))
+        return loss(model, tokens, train, dtype)
+
+    monkeypatch.setattr(gpt2.checks.dry_run, "_loss", counted)
+    result = dry_run(config)
+    assert computed == [(dtype, 1, 2), ("float32", 2, 32)]
+    in_float32 = planned(tmp_path).runs[0].config
+    assert result.loss == dry_run(in_float32).loss
+    assert result.memory_gib < dry_run(in_float32).memory_gib, "memory is that of the run's precision"
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+@pytest.mark.parametrize("arm", ["raises", "is not finite"])
+def test_what_fails_in_the_runs_precision_alone_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_slow: bool, arm: str
+) -> None:
+    if is_slow:
+        slow(monkeypatch)
+    once = baseline.causal_attention
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
+        if q.dtype == torch.bfloat16:
+            if arm == "raises":
+                raise RuntimeError("expected m1 and m2 to have the same dtype")
+            v = v / 0
+        return once(q, k, v, **options)
+
+    monkeypatch.setattr(baseline, "causal_attention", attention)
+    checks = list(check_plan(planned(tmp_path, DTYPE_BFLOAT16="y", RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1")))
+    expected = "same dtype" if arm == "raises" else "not finite in the first step"
+    assert expected in str(checks[0].error)
+    assert [check.error for check in check_plan(planned(tmp_path, RA_MLA_ABLATION_STEPS="1"))] == [None, None]
+
+
+def test_a_precision_that_does_not_fit_the_processor_has_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def notes(**symbols: str) -> list[str]:
+        assert print_checks(planned(tmp_path, RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1,2", **symbols)) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+
+    slow(monkeypatch)
+    assert notes() == []
+    assert notes(DTYPE_BFLOAT16="y", DEVICE_CUDA="y") == [], "where that is the processor is another"
+    (said,) = notes(DTYPE_BFLOAT16="y")
+    assert said.startswith("note: DTYPE_BFLOAT16=y: this processor") and said.endswith("DTYPE_FLOAT32=y fits it")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert notes(DTYPE_BFLOAT16="y") == []
+    assert len(notes(DTYPE_FLOAT16="y")) == 1
 
 
 def test_not_finite_is_a_failure(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_data_set_is_read_where_it_lies_and_nothing_is_written_there(
         (["--batch-size", "0"], "--batch-size: 0: must be at least 1"),
         (["--repeats", "1"], "--repeats: 1: must be at least 2"),
         (["--vocab-size", "70000"], "from 1 to 65536"),
-        (["--tokens", "5"], "BLOCK_SIZE=16 needs one more"),
+        (["--tokens", "5"], "5 training tokens do not fill one sequence of BLOCK_SIZE=16"),
         (["--data", "/there/is/none"], "holds no train.bin"),
     ],
 )

@@ -36,7 +36,7 @@ TINY = {
     "BATCH_SIZE": "2",
     "MAX_ITERS": "5",
     "WARMUP_ITERS": "1",
-    "EVAL_ITERS": "2",
+    "EVAL_TOKENS": "64",
     "DTYPE_FLOAT32": "y",
     "DATASET_BIN": "y",
     "VOCAB_SIZE": "64",
@@ -118,7 +118,7 @@ def test_a_trainer_that_does_something_else_shows(tokens: Path, monkeypatch: pyt
         ({"GRADIENT_ACCUMULATION_STEPS": "2"}, "GRADIENT_ACCUMULATION_STEPS=2: cannot be compared"),
         ({"BATCH_SIZE": "3"}, "BATCH_SIZE=3: must be even"),
         ({"VOCAB_SIZE": "10"}, "holds token 63, but VOCAB_SIZE=10"),
-        ({"BLOCK_SIZE": "128"}, "do not fill a batch"),
+        ({"BLOCK_SIZE": "256"}, "200 validation tokens do not fill one sequence"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tokens: Path, symbols: dict[str, str], message: str) -> None:
@@ -164,7 +164,7 @@ def test_the_figure_names_the_arms(tmp_path: Path, seeds: list[int]) -> None:
 def test_the_command_writes_curves_and_figure(tokens: Path, tmp_path: Path) -> None:
     out, figure = tmp_path / "out.json", tmp_path / "out.png"
     flags = ["--data", str(tokens), "--vocab-size", "64", "--device", "cpu", "--steps", "3", "--seeds", "1,2"]
-    small = ["--batch-size", "2", "--block-size", "16", "--eval-iters", "1", "N_EMBD=16", f"DATA_DIR={tokens}"]
+    small = ["--batch-size", "2", "--block-size", "16", "--eval-tokens", "32", "N_EMBD=16", f"DATA_DIR={tokens}"]
     command = [sys.executable, "-m", "scripts.compare_loss_curves", *flags, *small]
     done = subprocess.run(
         [*command, "--json", str(out), "--figure", str(figure)], cwd=ROOT, capture_output=True, text=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -145,6 +146,24 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
 def test_verdicts(tmp_path: Path, deltas: list[float], verdict: str) -> None:
     write_pairs(tmp_path, deltas)
     assert report_of(tmp_path).verdict.startswith(verdict)
+
+
+def test_arms_with_too_few_seeds_are_not_counted_among_what_would_have_been_shown(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.02, -0.02, 0.0])
+    for step, seeds in {"mla": (1,), "ra-mla": (1, 2)}.items():
+        for seed in seeds:
+            write_run(tmp_path, step, seed, val_loss=3.4 + 0.05 * seed)
+    assert report_of(tmp_path).verdict.startswith(
+        "Undecided: RA v5. Undecided with fewer than 3 seeds, which can show no difference: ra-mla (2 seeds); "
+        "mla (1 seed). Where undecided with 3 seeds or more, these seeds would probably have shown a difference of 0.0"
+    )
+
+
+def test_a_difference_that_is_small_is_not_shown_as_none(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [-0.00001, -0.000012, -0.000011])
+    (row,) = report_of(tmp_path).comparison.rows
+    assert row[3] == "−0.000011" and row[4] == "−0.00031 %"  # noqa: RUF001
+    assert not [cell for cell in row if re.search(r"[+−]0\.0+\b(?!\d)", cell)]  # noqa: RUF001
 
 
 def test_without_pairs_there_is_no_verdict(tmp_path: Path) -> None:
