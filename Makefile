@@ -139,3 +139,9 @@ mrproper: clean ## Remove caches, .config and .venv
 
 .venv/installed.txt: constraints.txt
 	$(Q)python3 -m scripts.venv
+
+# What has no rule: say which target was meant. Before there is a .venv, with any Python. (`savedefconfig` writes a file
+# named defconfig.)
+.PHONY: defconfig
+defconfig .DEFAULT:
+	$(Q)$(if $(value ENV),python3,$(call quote,$(value PYTHON))) -m scripts.no_such_target $(call quote,$@)

@@ -12,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.text import shown
+from gpt2.idle import Identity, all_warm_up, autocasts, gates_held, never_decays, plain_low_slot
 
 
 def setting(
@@ -27,14 +29,16 @@ def setting(
     choice: bool = False,
     identity: bool = True,
     only_if: Callable[[GPTConfig], bool] | None = None,
+    idle_if: Callable[[Identity], bool] | None = None,
 ) -> Any:
     """A dataclass field that a Kconfig symbol fills.
 
     `choice`: `symbol` is the prefix of a choice's members, and the value is the rest of the chosen member's name in
     lower case (DTYPE_FLOAT16 -> "float16"). `identity`: whether it affects a run's numbers. `only_if`: the models in
-    which it does anything; elsewhere it does not belong to the identity.
+    which it does anything; elsewhere it does not belong to the identity. `idle_if`: the runs in which other settings
+    leave it nothing to do; their identity has its default, whatever it is set to (`settled`).
     """
-    metadata = {"symbol": symbol, "choice": choice, "identity": identity, "only_if": only_if}
+    metadata = {"symbol": symbol, "choice": choice, "identity": identity, "only_if": only_if, "idle_if": idle_if}
     return field(default=default, metadata=metadata)
 
 
@@ -66,6 +70,13 @@ def check(condition: bool, symbol: str, value: object, expected: str) -> None:
     """Raise a one-line error that names the symbol (or field) and the value unless `condition` holds."""
     if not condition:
         raise SettingError(symbol, value, expected)
+
+
+def check_path(symbol: str, path: str) -> None:
+    """Refuse what no command that is given the path would take for one."""
+    check(bool(path.strip()), symbol, f'"{path}"', "name a path")
+    check(path[0] != "-", symbol, f'"{path}"', f'commands would take it for an option: write "./{path}"')
+    check(path[0] != "~", symbol, f'"{path}"', f'"~" stands for nothing here: write "{os.path.expanduser(path)}"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +119,7 @@ class GPTConfig:
     use_ra_v5: bool = False
     """The RA v5 plan's spelling of attention="ra_v5". After construction it says whether this is RA v5."""
 
-    ra_v5_R: int = setting(4, "RA_V5_R", only_if=_has_ra)
+    ra_v5_R: int = setting(4, "RA_V5_R", only_if=_has_ra, idle_if=plain_low_slot)
     """Reciprocal dimensions per head, R: the width of the low slot."""
 
     ra_v5_compile: bool = True
@@ -162,6 +173,12 @@ class GPTConfig:
                 "direct",
                 "RA + MLA has the lerp fold only",
             )
+            check(
+                not (self.attention == "ra_mla" and self.ra_v5_d_bias),
+                "RA_V5_D_BIAS",
+                "y",
+                "RA + MLA has no discoverability bias",
+            )
         if _has_mla(self):
             check(self.mla_kv_latent_dim >= 1, "MLA_KV_LATENT_DIM", self.mla_kv_latent_dim, "must be at least 1")
 
@@ -205,6 +222,8 @@ class DataConfig:
             check(bool(self.text_paths.strip()), "DATASET_TEXT_PATHS", '""', "name at least one file or directory")
         if self.dataset == "bin":
             check(bool(self.bin_dir), "DATASET_BIN_DIR", '""', "name the directory that holds the token files")
+            check_path("DATASET_BIN_DIR", self.bin_dir)
+        check_path("DATA_DIR", self.data_dir)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,13 +233,13 @@ class OptimizerConfig:
     learning_rate: float = setting(6e-4, "LEARNING_RATE")
     """Peak learning rate, reached at the end of the warm-up."""
 
-    min_lr: float = setting(6e-5, "MIN_LR")
+    min_lr: float = setting(6e-5, "MIN_LR", idle_if=never_decays)
     """Learning rate at the last step."""
 
     warmup_iters: int = setting(100, "WARMUP_ITERS")
     """Steps of linear warm-up."""
 
-    decay_lr: bool = setting(True, "DECAY_LR")
+    decay_lr: bool = setting(True, "DECAY_LR", idle_if=all_warm_up)
     """Cosine decay to min_lr at the run's last step."""
 
     weight_decay: float = setting(0.1, "WEIGHT_DECAY")
@@ -235,7 +254,7 @@ class OptimizerConfig:
     grad_clip: float = setting(1.0, "GRAD_CLIP")
     """Clip the global gradient norm here; 0 switches it off."""
 
-    gate_lr_mult: float = setting(10.0, "RA_V5_GATE_LR_MULT", only_if=_may_have_gates)
+    gate_lr_mult: float = setting(10.0, "RA_V5_GATE_LR_MULT", only_if=_may_have_gates, idle_if=gates_held)
     """Learning rate of gates as a multiple of the learning rate."""
 
     def __post_init__(self) -> None:
@@ -276,7 +295,7 @@ class TrainConfig:
     dtype: str = setting("bfloat16", "DTYPE_", choice=True)
     """Of matrix products: "float32", "bfloat16" or "float16". Weights are float32."""
 
-    tf32: bool = setting(True, "TF32")
+    tf32: bool = setting(True, "TF32", idle_if=autocasts)
     """Allow TF32 where float32 matrix products run on tensor cores."""
 
     fused_loss: bool = setting(True, "FUSED_LOSS")
@@ -309,6 +328,10 @@ class TrainConfig:
     track_wandb: bool = setting(False, "TRACK_WANDB", identity=False)
     """Mirror the metrics to Weights & Biases."""
 
+    def __post_init__(self) -> None:
+        if self.init_from:
+            check_path("INIT_FROM", self.init_from)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -331,8 +354,8 @@ class RunConfig:
         """Symbol -> value for every setting that affects this run's numbers.
 
         Names, paths and intervals of logging are left out, and so are settings of attention variants that this run
-        does not use: the same run is the same run whatever R it does not have. The data's hash comes on top of this
-        (`identity_hash`).
+        does not use: the same run is the same run whatever R it does not have. What other settings leave nothing to do
+        has its default. The data's hash comes on top of this (`identity_hash`).
         """
         identity: dict[str, Any] = {"VOCAB_SIZE_PADDED": self.model.vocab_size}
         for part in (self.model, self.data, self.optimizer, self.train):
@@ -341,14 +364,58 @@ class RunConfig:
                     continue
                 only_if = f.metadata["only_if"]
                 if only_if is None or only_if(self.model):
-                    identity[f.metadata["symbol"].rstrip("_")] = getattr(part, f.name)
+                    identity[_key(f)] = getattr(part, f.name)
         for option, value in self.model.attention_options.items():
             identity[f"{self.model.attention}_{option}".upper()] = value
         if self.train.compile == "none":
             del identity["COMPILE_MODE"]
-        return identity
+        return settled(identity)
 
 
-def identity_hash(identity: Mapping[str, Any]) -> str:
+def identity_hash(identity: Identity) -> str:
     """SHA-256, as hex, of an identity: the canonical JSON of its items."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def settled(identity: Identity) -> dict[str, Any]:
+    """An identity with the settings that do nothing in it (`idle_if`) at their defaults: any value is the same run."""
+    return {**identity, **{symbol: _IDLE[symbol].default for symbol in _idle_in(identity)}}
+
+
+def identity_differences(recorded: Identity, ours: Identity) -> list[str]:
+    """Symbols by which a run that was recorded differs from one of ours.
+
+    What the record says of a setting that does nothing in our run is not held against it: earlier versions recorded
+    some that they need not have.
+    """
+    differ = [symbol for symbol in {**recorded, **ours} if recorded.get(symbol) != ours.get(symbol)]
+    no_matter = _idle_in(ours) | (_CONDITIONAL - ours.keys())
+    return sorted(set(differ) - no_matter)
+
+
+def _idle_in(identity: Identity) -> set[str]:
+    return {symbol for symbol, f in _IDLE.items() if symbol in identity and f.metadata["idle_if"](identity)}
+
+
+def is_of_a_run(symbol: str) -> bool:
+    """Whether a symbol is no name, place or pace of logging, but a setting that can affect a run's numbers."""
+    outside = [f.metadata for f in _FIELDS if not f.metadata["identity"]]
+    return not any(symbol.startswith(of["symbol"]) if of["choice"] else symbol == of["symbol"] for of in outside)
+
+
+def _key(f: dataclasses.Field[Any]) -> str:
+    """What a setting is called in an identity: its symbol, or its choice's."""
+    return str(f.metadata["symbol"]).rstrip("_")
+
+
+_FIELDS = [
+    f
+    for part in (GPTConfig, DataConfig, OptimizerConfig, TrainConfig)
+    for f in dataclasses.fields(part)
+    if "symbol" in f.metadata
+]
+DATA_PATHS = ("DATASET_TEXT_PATHS", "DATASET_BIN_DIR")
+"""Where data lies: of what lies there, identities have the hash."""
+_IDLE = {_key(f): f for f in _FIELDS if f.metadata["idle_if"]}
+_CONDITIONAL = {"COMPILE_MODE", *(_key(f) for f in _FIELDS if f.metadata["only_if"])}
+"""Settings that only some runs have in their identity."""

@@ -82,6 +82,11 @@ class Resolved:
         """The shortest file that resolves to the same: only what differs from the defaults."""
         return self._defconfig
 
+    def value(self, symbol: str) -> str:
+        """A symbol's value as an assignment writes it; "n" where it has none."""
+        value = self.symbols.get(symbol, False)
+        return ("y" if value else "n") if isinstance(value, bool) else str(value)
+
     def minimal(self) -> list[Assignment]:
         """What differs from the defaults, with its origins: the layer to lay others over."""
         return list(self._minimal)
@@ -102,6 +107,23 @@ class Resolved:
 def load(path: Path) -> Resolved:
     """The configuration in one file, complete or minimal. Raises UserError."""
     return resolve(read_assignments(path))
+
+
+def load_complete(path: Path) -> Resolved:
+    """The configuration in a file that has to name every setting, as one that was stored with runs does.
+
+    Raises UserError where it does not: what is missing would silently be the defaults.
+    """
+    asked = read_assignments(path)
+    resolved = resolve(asked)
+    missing = [symbol for symbol in resolved.symbols if symbol not in {assignment.symbol for assignment in asked}]
+    if missing:
+        raise UserError(
+            f"{path}: says nothing of {len(missing)} of {len(resolved.symbols)} settings (CONFIG_{missing[0]} is the "
+            "first): it is damaged, or of an earlier version; put it right, or copy it to .config, run "
+            "`make olddefconfig`, look at the defaults that it fills in, and `make`"
+        )
+    return resolved
 
 
 def read_assignments(path: Path) -> list[Assignment]:
@@ -216,6 +238,19 @@ def config_text(tree: kconfiglib.Kconfig) -> str:
 def settable_symbols() -> list[str]:
     """Names of all symbols with a prompt, in the order of the menu."""
     return [symbol.name for symbol in _tree().unique_defined_syms if _has_prompt(symbol)]
+
+
+def is_removed(assignment: Assignment) -> bool:
+    """Whether an assignment is of a symbol that no Kconfig file defines: one that was removed, or never was."""
+    return not file_of(assignment.symbol)
+
+
+def file_of(symbol: str) -> str:
+    """The Kconfig file that defines a symbol, relative to the checkout; "" if none does."""
+    known = _tree().syms.get(symbol)
+    if known is None or not known.nodes:
+        return ""
+    return (ROOT / known.nodes[0].filename).relative_to(ROOT).as_posix()
 
 
 _REPLACED = {

@@ -18,6 +18,7 @@ from gpt2.base.errors import run_command
 from gpt2.base.files import write_json
 from gpt2.base.terminal import console, progress_bar
 from gpt2.machine.device import DTYPES, device_name, select_device, set_precision
+from harness.configure.kconfig import refuse_assignments
 from harness.measure.attention import MODES, Layer, Row, benchmark_attention
 from harness.measure.timing import measured_on
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--compile-mode", choices=("default", "max-autotune-no-cudagraphs"), default="default")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
+    refuse_assignments("bench", instead="; python -m scripts.benchmark_attention has options (--help)")
     device = select_device(args.device)
     head = measured_on(device)
     set_precision(tf32=True)

@@ -21,6 +21,7 @@ from gpt2.base.files import write_json
 from gpt2.base.terminal import console, progress_bar
 from gpt2.machine.device import DTYPES, device_name, select_device
 from harness.configure.arguments import names_of
+from harness.configure.kconfig import refuse_assignments
 from harness.measure.timing import measured_on
 from harness.measure.training import OURS, SPEED_UPS, THEIRS, Load, Row, arms_here, benchmark_training
 
@@ -45,6 +46,7 @@ def main() -> int:
     parser.add_argument("--compile-mode", choices=("default", "max-autotune-no-cudagraphs"), default="default")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
+    refuse_assignments("bench", instead="; python -m scripts.benchmark_training has options (--help)")
     device = select_device(args.device)
     head = measured_on(device)
     on_gpu = device.type == "cuda"

@@ -8,12 +8,11 @@ Nothing is trained or downloaded. One line per run; exit status 1 if any of them
 from __future__ import annotations
 
 from gpt2.base.errors import run_command
-from harness.configure.kconfig import configuration
-from harness.configure.plan import make_plan
+from harness.configure.plan import configured_plan
 
 
 def main() -> int:
-    plan = make_plan(configuration())
+    plan = configured_plan()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
     from harness.launch.check import print_checks
 

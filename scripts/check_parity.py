@@ -28,6 +28,7 @@ from gpt2.checks.parity import (
 )
 from gpt2.machine.device import DTYPES, device_name, select_device
 from harness.configure.arguments import names_of
+from harness.configure.kconfig import refuse_assignments
 from harness.measure.timing import measured_on
 
 
@@ -47,6 +48,7 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
+    refuse_assignments("parity", instead="; python -m scripts.check_parity has options (--help)")
     device = select_device(args.device)
     compiled = device.type == "cuda" if args.compile is None else args.compile
 

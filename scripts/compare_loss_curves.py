@@ -26,7 +26,7 @@ from gpt2.config import RunConfig
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.machine.device import device_name, select_device
 from harness.configure.kconfig import assignment
-from harness.configure.plan import parse_seeds
+from harness.configure.lists import parse_seeds
 from harness.measure.loss_curves import (
     LAST,
     NANOGPT,

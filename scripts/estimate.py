@@ -9,13 +9,12 @@ Exit status 1 if an arm fails.
 from __future__ import annotations
 
 from gpt2.base.errors import run_command
-from harness.configure.kconfig import configuration
-from harness.configure.plan import make_plan
+from harness.configure.plan import configured_plan
 from harness.launch.launchers import get_ready
 
 
 def main() -> int:
-    plan = make_plan(configuration())
+    plan = configured_plan()
     if not all(run.is_done for run in plan.runs):
         get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.

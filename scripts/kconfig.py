@@ -24,10 +24,10 @@ from harness.configure.kconfig import (
     find_defconfig,
     list_defconfigs,
     load_dotconfig,
-    overlay,
+    load_old_dotconfig,
     refuse_assignments,
-    save,
 )
+from harness.configure.plan import plan_with, save
 from harness.configure.randconfig import random_configuration, random_seed
 
 
@@ -55,8 +55,8 @@ def alldefconfig() -> None:
 
 
 def olddefconfig() -> None:
-    """Give the settings that .config does not have yet their defaults."""
-    save_with_settings(load_dotconfig(), str(DOTCONFIG))
+    """Give the settings that .config does not have yet their defaults; drop those that there are no more."""
+    save_with_settings(load_old_dotconfig(), str(DOTCONFIG))
 
 
 def randconfig() -> None:
@@ -86,7 +86,7 @@ def list_shipped() -> None:
 def save_with_settings(base: Resolved, source: str) -> None:
     """Write `.config` from `base` and the settings of make's command line."""
     settings = command_line_assignments()
-    save(overlay(base, settings))
+    save(plan_with(base, settings))
     given = ", ".join(f"{setting.symbol}={shown(setting.value)}" for setting in settings)
     print(f"Wrote {DOTCONFIG} from {source}" + (f", with {given}" if given else ""))
 

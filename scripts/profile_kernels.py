@@ -18,6 +18,7 @@ from gpt2.base.progress import reported
 from gpt2.base.terminal import console, progress_bar
 from gpt2.checks.kernel_profile import ARMS, LENGTHS, PASSES, Profile, Shape, profile_arms, shape
 from gpt2.machine.device import device_name, select_device
+from harness.configure.kconfig import refuse_assignments
 from harness.measure.timing import measured_on
 
 DETAILED_T = 1024
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="with the attention modules compiled")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
+    refuse_assignments("profile", instead="; python -m scripts.profile_kernels has options (--help)")
     device = select_device(args.device)
     head = measured_on(device)
     model = shape(device.type)

@@ -14,8 +14,8 @@ from pathlib import Path
 from gpt2.base.errors import run_command
 from gpt2.base.terminal import heading
 from gpt2.dotconfig import load
-from harness.configure.kconfig import command_line_assignments, find_defconfig, overlay, save
-from harness.configure.plan import make_plan
+from harness.configure.kconfig import command_line_assignments, find_defconfig
+from harness.configure.plan import plan_with, save
 from harness.evidence.store import load_experiment
 from harness.launch.check import print_checks
 from harness.launch.runner import run_plan
@@ -25,9 +25,8 @@ from harness.report.report import print_report, write_report
 def main() -> int:
     start = time.monotonic()
     overrides = command_line_assignments()
-    base = overlay(load(find_defconfig("gpt2-ra-v5-quickstart")), overrides)
-    save(base)
-    plan = make_plan(base)
+    plan = plan_with(load(find_defconfig("gpt2-ra-v5-quickstart")), overrides)
+    save(plan)
 
     heading("Dry run", "make check")
     if print_checks(plan):

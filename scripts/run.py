@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 from gpt2.base.errors import run_command
-from gpt2.dotconfig import load
-from harness.configure.kconfig import command_line_assignments, configuration, refuse_assignments
-from harness.configure.plan import last_experiment, make_plan
+from gpt2.dotconfig import load_complete
+from harness.configure.kconfig import command_line_assignments, refuse_assignments
+from harness.configure.plan import configured_plan, last_experiment, make_plan
 from harness.launch.launchers import get_ready
 
 
@@ -22,9 +22,10 @@ def main() -> int:
     parser.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last experiment")
     if parser.parse_args().go_on:
         refuse_assignments("continue")
-        plan, overrides = make_plan(load(last_experiment() / "config")), []
+        # Whether everything in it is taken was asked when it was started.
+        plan, overrides = make_plan(load_complete(last_experiment() / "config"), asked=()), []
     else:
-        plan, overrides = make_plan(configuration()), command_line_assignments()
+        plan, overrides = configured_plan(), command_line_assignments()
     if not all(run.is_done for run in plan.runs):
         get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.

@@ -6,13 +6,12 @@ python -m scripts.status
 from __future__ import annotations
 
 from gpt2.base.errors import run_command
-from harness.configure.kconfig import configuration
-from harness.configure.plan import make_plan
+from harness.configure.plan import configured_plan
 from harness.launch.status import print_status
 
 
 def main() -> None:
-    print_status(make_plan(configuration()))
+    print_status(configured_plan())
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def test_a_new_variant_is_one_file_one_choice_entry_and_one_fragment(tmp_path: P
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    small = ["N_LAYER=1", "MAX_ITERS=2", "EVAL_TOKENS=256", "BATCH_SIZE=2", "ABLATION_SEEDS=1", "DEVICE_CPU=y"]
-    os.environ["MAKEFLAGS"] = " -- RA_MLA_ABLATION_STEPS=baseline,sharp " + " ".join(small)
+    small = ["N_LAYER=1", "MAX_ITERS=2", "WARMUP_ITERS=1", "EVAL_TOKENS=256", "BATCH_SIZE=2", "DEVICE_CPU=y"]
+    os.environ["MAKEFLAGS"] = " -- RA_MLA_ABLATION_STEPS=baseline,sharp ABLATION_SEEDS=1 " + " ".join(small)
     try:
         run("-m", "scripts.kconfig", "defconfig", "gpt2-ra-v5-quickstart")
     finally:

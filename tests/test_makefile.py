@@ -14,7 +14,7 @@ import pytest
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
-from gpt2.dotconfig import load
+from gpt2.dotconfig import Assignment, load, resolve
 from harness.configure.kconfig import MAKE_VARIABLES
 from scripts import venv
 
@@ -217,10 +217,73 @@ def test_a_misspelt_setting_is_refused(checkout: Path, target: str) -> None:
     assert "MAX_ITER='1': neither a symbol nor one of" in errors(result)[0]
 
 
-def test_an_unknown_target_is_makes_own_error(checkout: Path) -> None:
-    result = make(checkout, "trian")
+@pytest.mark.parametrize(
+    ("target", "meant"),
+    [
+        ("menuconfg", "menuconfig"),
+        ("Menuconfig", "menuconfig"),
+        ("trian", None),
+        ("chek", "check"),
+        ("contiune", "continue"),
+        ("defconfig", "defconfig-NAME"),
+        ("gpt2-baseline", "defconfig-gpt2-baseline"),
+        ("mr-proper", "mrproper"),
+        ("xyzzy", None),
+    ],
+)
+@pytest.mark.parametrize("python", [sys.executable, None], ids=["PYTHON", "no .venv"])
+def test_an_unknown_target_gets_the_one_that_was_meant(
+    checkout: Path, target: str, meant: str | None, python: str | None
+) -> None:
+    result = make(checkout, target, python=python)
+    hint = f"; did you mean {meant}?" if meant else ""
     assert result.returncode == 2
-    assert "No rule to make target 'trian'" in result.stderr
+    assert errors(result) == [f"error: No rule to make target {target!r}{hint} (`make help`)"]
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    "target", ["$(shell touch pwned)", "`touch pwned`", "'; touch pwned; '", "$$(touch pwned)", "%"]
+)
+def test_no_unknown_target_is_ever_expanded(checkout: Path, target: str) -> None:
+    result = make(checkout, target)
+    assert result.returncode == 2
+    assert len(errors(result)) == 1
+    assert not list(checkout.glob("pwned*"))
+
+
+def test_continue_never_trains_the_defaults(checkout: Path) -> None:
+    """Whatever has become of the experiment's configuration, or of the note which experiment it was."""
+    experiment = checkout / "results" / "mine"
+    experiment.mkdir(parents=True, exist_ok=True)
+    (checkout / ".last-experiment").write_text("results/mine\n")
+    config = resolve([Assignment("MODEL_NAME", "mine", "test")]).text()
+    lines = config.splitlines(keepends=True)
+    damaged = {
+        "": "says nothing of",
+        "# nothing\n": "says nothing of",
+        config[: len(config) // 2]: "",
+        config.replace("CONFIG_MAX_ITERS=5000\n", ""): "says nothing of 1 of",
+        config.replace("MAX_ITERS=5000", "MAX_ITERS=5e3"): "must be a whole number",
+        "".join(reversed(lines)) + "CONFIG_MAX_": "is not CONFIG_NAME=value",
+        "\0" * 100: "control character",
+    }
+    for text, message in damaged.items():
+        (experiment / "config").write_text(text)
+        result = make(checkout, "continue")
+        assert (result.returncode, len(errors(result))) == (2, 1)
+        assert errors(result)[0].startswith("error: results/mine/config")
+        assert message in errors(result)[0]
+    (experiment / "config").unlink()
+    assert errors(make(checkout, "continue")) == [
+        "error: results/mine/config: cannot be read: No such file or directory"
+    ]
+    (checkout / ".last-experiment").write_text("")
+    assert errors(make(checkout, "continue"))[0].startswith("error: .last-experiment: is empty")
+    assert sorted(path.name for path in experiment.parent.iterdir()) == ["mine"]
+    assert list(experiment.iterdir()) == []
+    (checkout / ".last-experiment").unlink()
+    experiment.rmdir()
 
 
 def test_an_old_python_is_told_so() -> None:

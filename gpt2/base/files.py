@@ -95,6 +95,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def existing_parent(path: Path) -> Path:
+    """The path itself if there is anything, else the closest of the directories above it that there is."""
+    path = path.absolute()
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",

@@ -21,6 +21,7 @@ from gpt2.machine.device import autocast, slow_precision
 from gpt2.model import GPT
 from gpt2.optimizer import make_optimizer
 from gpt2.run.checkpoint import KEEP
+from gpt2.run.load import load_initial_weights
 
 # Positions of the dummy sequence. What depends on its length is scaled from it.
 DRY_RUN_TOKENS = 32
@@ -70,7 +71,8 @@ def dry_run(config: RunConfig) -> DryRun:
     precision too; where the processor is slow at it a single layer's is, and the model's is in float32.
 
     A compiled run is traced as a whole (`fullgraph`), without generating code: a graph break raises. Raises UserError
-    if the loss or a gradient is not finite, or a parameter that is to learn gets no gradient.
+    if the weights that it is to start from cannot be had, if the loss or a gradient is not finite, or if a parameter
+    that is to learn gets no gradient.
     """
     T = min(config.model.block_size, DRY_RUN_TOKENS)
     try:
@@ -79,7 +81,9 @@ def dry_run(config: RunConfig) -> DryRun:
         bytes_per_token, bytes_per_pass = _kept(config, T, nullcontext())
     dtype = config.train.dtype
     if slow_precision(CPU, dtype):
-        _step(dataclasses.replace(config, model=dataclasses.replace(config.model, n_layer=1)), dtype, T=2)
+        one_layer = dataclasses.replace(config.model, n_layer=1)
+        from_scratch = dataclasses.replace(config.train, init_from="")
+        _step(dataclasses.replace(config, model=one_layer, train=from_scratch), dtype, T=2)
         dtype = "float32"
     params, flops_per_token, loss = _step(config, dtype, T)
     return DryRun(
@@ -95,6 +99,8 @@ def dry_run(config: RunConfig) -> DryRun:
 def _step(config: RunConfig, dtype: str, T: int) -> tuple[int, int, float]:
     """Take a step on T dummy tokens in a precision. Parameters, operations per token, and the loss."""
     model = GPT(config.model, seed=config.train.seed)
+    if config.train.init_from:
+        load_initial_weights(model, config.train.init_from)
     tokens = torch.randint(config.data.vocab_size, (1, T + 1), generator=torch.Generator().manual_seed(0))
     loss = _loss(model, tokens, config.train, dtype)
     loss.backward()

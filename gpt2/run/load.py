@@ -152,6 +152,16 @@ def _require_shape(name: str, weights: dict[str, Any], shape: tuple[int, ...], o
         raise UserError(f"{origin}: {name} has shape {shape}, and fewer numbers than that")
 
 
+def load_initial_weights(model: GPT, init_from: str) -> None:
+    """Take the weights that CONFIG_INIT_FROM names. UserError, beginning with it, if there are none that fit."""
+    origin = f'CONFIG_INIT_FROM="{init_from}"'
+    try:
+        state = read_checkpoint(Path(init_from))
+    except UserError as error:
+        raise UserError(f"{origin}: {error} (`make convert` makes checkpoints of other people's GPT-2s)") from None
+    load_weights(model, state, origin=origin, new_gates=True)
+
+
 def _model_config(state: dict[str, Any], origin: str) -> GPTConfig:
     settings = state.get("model_config")
     if not isinstance(settings, dict):

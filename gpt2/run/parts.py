@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,8 +14,7 @@ from gpt2.machine.compilation import compile_scope, uncompile
 from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
 from gpt2.model import GPT
 from gpt2.optimizer import make_optimizer
-from gpt2.run.checkpoint import read_checkpoint
-from gpt2.run.load import load_weights
+from gpt2.run.load import load_initial_weights
 
 
 class Parts:
@@ -32,8 +30,7 @@ class Parts:
             keep_freed_memory()
         self.model = GPT(config.model, seed=t.seed)
         if t.init_from:
-            origin = f'CONFIG_INIT_FROM="{t.init_from}"'
-            load_weights(self.model, read_checkpoint(Path(t.init_from)), origin=origin, new_gates=True)
+            load_initial_weights(self.model, t.init_from)
         self.model.to(self.device)
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, config.optimizer, self.device.type)

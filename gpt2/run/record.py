@@ -17,7 +17,7 @@ import torch
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, finite, naming, write_json
 from gpt2.base.text import shown
-from gpt2.config import RunConfig
+from gpt2.config import RunConfig, identity_differences
 from gpt2.data.batches import EvalSet
 from gpt2.data.dataset import Dataset
 from gpt2.machine.device import hardware, versions
@@ -47,10 +47,17 @@ class Metrics:
 
 
 def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """Everything that affects a run's numbers: its settings, its data, and the weights it starts from."""
+    """Everything that affects a run's numbers: its settings, its data, and the weights it starts from.
+
+    UserError if these cannot be read.
+    """
     identity = config.identity() | {"DATA_HASH": dataset.hash}
     if config.train.init_from:
-        identity["INIT_FROM"] = sha256_of(Path(config.train.init_from))
+        try:
+            identity["INIT_FROM"] = sha256_of(Path(config.train.init_from))
+        except OSError as error:
+            expected = "name a checkpoint of ours; `make convert` makes one of other people's GPT-2s"
+            raise UserError(f'CONFIG_INIT_FROM="{config.train.init_from}": {error.strerror}: {expected}') from None
     return identity
 
 
@@ -73,8 +80,7 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
     ours = json.loads(json.dumps(identity))
     differ = [
         f"CONFIG_{shown(symbol)} is {_quoted(theirs.get(symbol))} there and {_quoted(ours.get(symbol))} here"
-        for symbol in sorted({**theirs, **ours})
-        if theirs.get(symbol) != ours.get(symbol)
+        for symbol in identity_differences(theirs, ours)
     ]
     if differ and not holds_work(directory):
         return False

@@ -6,15 +6,26 @@ nor a shell ever expands them: `make MODEL_NAME='$(shell date)'` is refused as a
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import ROOT, write_text
-from gpt2.dotconfig import Assignment, Resolved, did_you_mean, load, read_assignments, resolve, settable_symbols
+from gpt2.base.files import ROOT
+from gpt2.dotconfig import (
+    Assignment,
+    Resolved,
+    did_you_mean,
+    is_removed,
+    load,
+    read_assignments,
+    resolve,
+    settable_symbols,
+)
 
 DOTCONFIG = Path(".config")
 """The configuration that commands work on, in the directory they are run in."""
@@ -58,20 +69,23 @@ def load_dotconfig() -> Resolved:
     return load(DOTCONFIG)
 
 
+def load_old_dotconfig() -> Resolved:
+    """The `.config` of an earlier version: symbols that there are no more are dropped, with a line on stderr each."""
+    if not DOTCONFIG.exists():
+        return load_dotconfig()
+    kept = []
+    for assignment in read_assignments(DOTCONFIG):
+        if is_removed(assignment):
+            dropped = f"there is no such symbol: dropped{did_you_mean(assignment.symbol, [])}"
+            print(f"note: {assignment.origin}: {assignment}: {dropped}", file=sys.stderr)
+        else:
+            kept.append(assignment)
+    return resolve(kept)
+
+
 def overlay(base: Resolved, *layers: Sequence[Assignment]) -> Resolved:
     """Lay assignments over a complete configuration. What `base` has by default may follow the change."""
     return resolve(base.minimal(), *layers)
-
-
-def save(resolved: Resolved, path: Path = DOTCONFIG) -> None:
-    """Write a `.config` if it makes a run, and keep what it replaces as `.config.old`.
-
-    Raises UserError, and leaves the file alone, where a number is malformed or settings do not go together.
-    """
-    resolved.run_config()
-    if path.exists() and path.read_bytes() != resolved.text().encode():
-        write_text(path.with_name(path.name + ".old"), path.read_text(encoding="utf-8", errors="replace"))
-    resolved.write(path)
 
 
 def list_defconfigs() -> list[Path]:
@@ -107,11 +121,17 @@ def find_step(step: str) -> Step:
 def command_line_assignments(environ: Mapping[str, str] = os.environ) -> list[Assignment]:
     """The settings among the variables of make's command line, with or without CONFIG_.
 
-    Raises UserError for a variable that is neither a symbol nor one of MAKE_VARIABLES.
+    Raises UserError for a variable that is neither a symbol nor one of MAKE_VARIABLES. Of symbols in the environment,
+    which are not read, a line on stderr says so.
     """
     assignments: dict[str, Assignment] = {}
     symbols = settable_symbols()
-    for variable, value in command_line_variables(environ).items():
+    variables = command_line_variables(environ)
+    for symbol in symbols:
+        for name in {symbol, f"CONFIG_{symbol}"} & environ.keys() - variables.keys():
+            value = environ[name] if len(environ[name]) < 60 else f"{environ[name][:60]}..."
+            _note(f"note: {name}={value!r} in the environment is not read; as an argument it is: make {symbol}=...")
+    for variable, value in variables.items():
         if variable in MAKE_VARIABLES:
             continue
         symbol = variable.removeprefix("CONFIG_")
@@ -125,6 +145,12 @@ def command_line_assignments(environ: Mapping[str, str] = os.environ) -> list[As
     return list(assignments.values())
 
 
+@functools.cache
+def _note(line: str) -> None:
+    """Say something once, however often a command looks at its settings."""
+    print(line, file=sys.stderr)
+
+
 def assignment(text: str) -> Assignment:
     """A setting that a script was given as an argument, "SYMBOL=value", with or without CONFIG_. Raises UserError."""
     symbol, equals, value = text.partition("=")
@@ -133,11 +159,14 @@ def assignment(text: str) -> Assignment:
     return Assignment(symbol.removeprefix("CONFIG_"), value, "command line")
 
 
-def refuse_assignments(command: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise UserError if make's command line has settings, which this command has no use for."""
+def refuse_assignments(command: str, environ: Mapping[str, str] = os.environ, *, instead: str = "") -> None:
+    """Raise UserError if make's command line has settings, which this command has no use for.
+
+    `instead`: what to do about it, appended to the message.
+    """
     if assignments := command_line_assignments(environ):
         names = ", ".join(assignment.symbol for assignment in assignments)
-        raise UserError(f"make {command} takes no settings on its command line: {names}")
+        raise UserError(f"make {command} takes no settings on its command line: {names}{instead}")
 
 
 def command_line_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -20,7 +20,8 @@ import kconfiglib
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.dotconfig import Resolved, config_text, load, parse_assignments, parse_tree, plain_environment, resolve
-from harness.configure.kconfig import DOTCONFIG, load_dotconfig, save
+from harness.configure.kconfig import DOTCONFIG, load_dotconfig, load_old_dotconfig
+from harness.configure.plan import make_plan, save
 
 
 class Editor(kconfiglib.Kconfig):
@@ -43,7 +44,7 @@ class Editor(kconfiglib.Kconfig):
         """Save the complete configuration, if it makes a run."""
         path = Path(filename or DOTCONFIG)
         try:
-            save(self.resolved(), path)
+            save(make_plan(self.resolved()), path)
         except UserError as error:
             raise _shown(error, path) from None
         return f"Saved {path}"
@@ -83,11 +84,12 @@ def guiconfig() -> None:
 
 
 def oldconfig() -> None:
-    """Ask for the settings that .config does not have yet."""
+    """Ask for the settings that .config does not have yet; drop those that there are no more."""
     _need_terminal("oldconfig")
     import oldconfig as interface
 
-    editor = load_editor()
+    load_old_dotconfig()
+    editor = _editor()
     interface.conf_changed = True
     try:
         while interface.conf_changed:  # an answer can bring up new questions
@@ -96,7 +98,7 @@ def oldconfig() -> None:
                 interface.oldconfig(node)
     except EOFError:
         raise UserError(f"oldconfig: no answer; {DOTCONFIG} is as it was") from None
-    save(editor.resolved())
+    save(make_plan(editor.resolved()))
 
 
 def new_settings() -> list[str]:
@@ -112,8 +114,13 @@ def new_settings() -> list[str]:
 def load_editor() -> Editor:
     """An Editor with the values of `.config`. Raises UserError."""
     load_dotconfig()
+    return _editor()
+
+
+def _editor() -> Editor:
+    """An Editor with the values of a `.config` that has been looked at: unknown symbols pass it by."""
     editor: Editor = parse_tree(Editor)
-    editor.load_config()
+    kconfiglib.Kconfig.load_config(editor, str(DOTCONFIG))
     return editor
 
 

@@ -1,28 +1,37 @@
 """From a configuration to the runs it asks for: steps, sweep and seeds, each with a configuration of its own.
 
-A step is data, a fragment laid over the base configuration. There is no list of steps in code.
+A step is data, a fragment laid over the base configuration. There is no list of steps in code. What is asked for and
+would be no run's is refused here, before anything is saved or trained.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
-from gpt2.config import RunConfig
-from gpt2.dotconfig import Assignment, Resolved
+from gpt2.config import DATA_PATHS, RunConfig, check_path, is_of_a_run
+from gpt2.dotconfig import Assignment, Resolved, file_of
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
-from harness.configure.kconfig import Step, configuration, find_step, overlay
+from harness.configure.kconfig import DOTCONFIG, Step, command_line_assignments, load_dotconfig, overlay
+from harness.configure.lists import parse_seeds, parse_steps, parse_sweep
 
 LAST_EXPERIMENT = Path(".last-experiment")
 """Holds the directory of the experiment that `make` ran last."""
 
-T = TypeVar("T")
+PATHS = (*DATA_PATHS, "INIT_FROM")
+"""Settings whose values are paths, and what is found there other data or another start."""
+
+MAX_NAME_BYTES = 255
+"""Of a directory's name, on the file systems there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,23 +101,30 @@ def ablation_config(symbols: Symbols) -> AblationConfig:
     steps: tuple[Step, ...] = ()
     if symbols["RA_MLA_ABLATION_MODE"]:
         text = str(symbols["RA_MLA_ABLATION_STEPS"])
-        expected = "expected numbers or names of steps, such as 1,2,3,4"
-        steps = _split(f'RA_MLA_ABLATION_STEPS="{text}"', text, find_step, expected)
+        steps = parse_steps(f'RA_MLA_ABLATION_STEPS="{text}"', text)
     seeds = str(symbols["ABLATION_SEEDS"])
+    sweep = parse_sweep(str(symbols["ABLATION_SWEEP"]))
+    for symbol, values in sweep:
+        _refuse_sweep(symbol, values)
     return AblationConfig(
         steps=steps,
         seeds=parse_seeds(f'ABLATION_SEEDS="{seeds}"', seeds),
-        sweep=_sweep(str(symbols["ABLATION_SWEEP"])),
-        directory=Path(str(symbols["RESULTS_DIR"]), str(symbols["MODEL_NAME"])),
+        sweep=sweep,
+        directory=_experiment_directory(symbols),
     )
 
 
-def make_plan(base: Resolved) -> Plan:
-    """The runs that a configuration asks for. Raises UserError where one of them cannot be resolved."""
+def make_plan(base: Resolved, asked: Iterable[Assignment] | None = None) -> Plan:
+    """The runs that a configuration asks for.
+
+    `asked` are the settings that have to hold in a run, each in one at least: by default all that differ from the
+    defaults. Raises UserError where one does not, or a run cannot be resolved.
+    """
     ablation = ablation_config(base.symbols)
     arms: list[tuple[str, list[Assignment]]] = []
     for step in ablation.steps or (None,):
         arms += _arms(base, step, ablation)
+    _refuse_idle_sweep(ablation, [name for name, _ in arms])
     runs = []
     for seed in ablation.seeds:
         for name, assignments in arms:
@@ -116,7 +132,33 @@ def make_plan(base: Resolved) -> Plan:
             path = run_directory(ablation.directory.parent, ablation.directory.name, name, seed)
             config = resolved.run_config()
             runs.append(PlannedRun(step=name, seed=seed, resolved=resolved, config=config, path=path))
+    _refuse_what_no_run_takes(base.minimal() if asked is None else asked, ablation, runs)
     return Plan(base=base, directory=ablation.directory, runs=tuple(runs))
+
+
+def configured_plan(environ: Mapping[str, str] = os.environ) -> Plan:
+    """The runs that `.config`, with the settings of make's command line over it, asks for. Raises UserError."""
+    return plan_with(load_dotconfig(), command_line_assignments(environ))
+
+
+def plan_with(base: Resolved, settings: Sequence[Assignment]) -> Plan:
+    """The runs of a configuration with settings of a command line over it, all of which have to be taken.
+
+    Raises UserError.
+    """
+    resolved = overlay(base, settings)
+    return make_plan(resolved, [*resolved.minimal(), *settings])
+
+
+def save(plan: Plan, path: Path = DOTCONFIG) -> None:
+    """Write the configuration that a plan was made from as a `.config`, and keep what it replaces as `.config.old`.
+
+    A plan, so that nothing is saved that could not be run.
+    """
+    text = plan.base.text()
+    if path.exists() and path.read_bytes() != text.encode():
+        write_text(path.with_name(path.name + ".old"), path.read_text(encoding="utf-8", errors="replace"))
+    plan.base.write(path)
 
 
 def run_directory(results_dir: Path, model_name: str, step: str, seed: int) -> Path:
@@ -124,10 +166,18 @@ def run_directory(results_dir: Path, model_name: str, step: str, seed: int) -> P
     return results_dir / model_name / step / f"seed-{seed}"
 
 
-def configured_experiment() -> Path:
-    """The directory of the experiment that `.config`, and make's command line over it, name. Raises UserError."""
-    symbols = configuration().symbols
-    return Path(str(symbols["RESULTS_DIR"])) / str(symbols["MODEL_NAME"])
+def configured_experiment(environ: Mapping[str, str] = os.environ) -> Path:
+    """The directory of the experiment that `.config`, and make's command line over it, name.
+
+    Raises UserError, also for settings of the command line that name no experiment.
+    """
+    settings = command_line_assignments(environ)
+    if others := [a.symbol for a in settings if a.symbol not in ("RESULTS_DIR", "MODEL_NAME")]:
+        raise UserError(
+            f"command line: {', '.join(others)}: what is already trained is only read here: "
+            "RESULTS_DIR and MODEL_NAME say where it is"
+        )
+    return _experiment_directory(overlay(load_dotconfig(), settings).symbols)
 
 
 def remember_experiment(plan: Plan) -> None:
@@ -138,16 +188,29 @@ def remember_experiment(plan: Plan) -> None:
 def last_experiment() -> Path:
     """The directory of the experiment that was run last. UserError if there is none."""
     try:
-        return Path(LAST_EXPERIMENT.read_text(encoding="utf-8").strip())
+        name = LAST_EXPERIMENT.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         raise UserError("there is nothing to continue: `make` starts an ablation") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{LAST_EXPERIMENT}: cannot be read: {error}") from None
+    if not name:
+        raise UserError(f"{LAST_EXPERIMENT}: is empty, and should name the last experiment's directory: run `make`")
+    return Path(name)
+
+
+def _experiment_directory(symbols: Symbols) -> Path:
+    """<RESULTS_DIR>/<MODEL_NAME>."""
+    results = str(symbols["RESULTS_DIR"])
+    check_path("RESULTS_DIR", results)
+    return Path(results, str(symbols["MODEL_NAME"]))
 
 
 def _arms(base: Resolved, step: Step | None, ablation: AblationConfig) -> list[tuple[str, list[Assignment]]]:
     """Names of a step's arms, one per combination of the swept values that it depends on, and what they set."""
     fragment = step.assignments() if step else []
-    identities: dict[tuple[str, ...], dict[str, Any]] = {}
+    runs: dict[tuple[str, ...], dict[str, Any]] = {}
     settings: dict[tuple[str, ...], list[Assignment]] = {}
+    name = step.name if step else ""
     for values in itertools.product(*(values for _, values in ablation.sweep)):
         swept = [
             Assignment(symbol, value, "ABLATION_SWEEP")
@@ -157,69 +220,81 @@ def _arms(base: Resolved, step: Step | None, ablation: AblationConfig) -> list[t
         own = {assignment.symbol for assignment in swept}
         settings[values] = [a for a in fragment if a.symbol not in own] + swept
         config = overlay(base, settings[values]).run_config()
-        identities[values] = config.identity()
-        name = step.name if step else config.model.attention.replace("_", "-")
+        runs[values] = _what_is_run(config)
+        name = name or config.model.attention.replace("_", "-")
 
-    def matters(i: int) -> bool:
-        """Whether the i-th swept symbol makes any difference to this step."""
-        by_rest: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-        for values, identity in identities.items():
-            by_rest.setdefault(values[:i] + values[i + 1 :], []).append(identity)
-        return any(identity != group[0] for group in by_rest.values() for identity in group)
+    def matters(i: int, values: tuple[str, ...]) -> bool:
+        """Whether another value of the i-th swept symbol would make another run of these."""
+        others = ((*values[:i], other, *values[i + 1 :]) for other in ablation.sweep[i][1])
+        return any(runs[other] != runs[values] for other in others)
 
-    relevant = [i for i in range(len(ablation.sweep)) if matters(i)]
-    arms: dict[str, list[Assignment]] = {}
-    for values, assignments in settings.items():
-        label = "".join(f"@{ablation.sweep[i][0]}={values[i]}" for i in relevant)
-        arms.setdefault(name + label, assignments)
-    return list(arms.items())
-
-
-def _sweep(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """ "A=1,2;B=3" as (("A", ("1", "2")), ("B", ("3",)))."""
-    sweep: dict[str, tuple[str, ...]] = {}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        symbol, equals, values = part.partition("=")
-        symbol = symbol.strip().removeprefix("CONFIG_")
-        expected = 'is written "SYMBOL=value,value", several separated by ";"'
-        if not equals or not symbol:
-            raise UserError(f'ABLATION_SWEEP="{text}": {part!r} {expected}')
-        if symbol in sweep:
-            raise UserError(f'ABLATION_SWEEP="{text}": {symbol} is swept twice')
-        sweep[symbol] = _split(f'ABLATION_SWEEP="{text}"', values, _path_safe, expected)
-    return tuple(sweep.items())
+    arms: dict[str, tuple[str, ...]] = {}
+    for values in settings:
+        relevant = [(symbol, values[i]) for i, (symbol, _) in enumerate(ablation.sweep) if matters(i, values)]
+        arm = name + "".join(f"@{symbol}={_label(symbol, value)}" for symbol, value in relevant)
+        if len(arm.encode()) > MAX_NAME_BYTES:
+            raise UserError(f"ABLATION_SWEEP: {arm[:60]}...: too long to name a directory: sweep less at a time")
+        for known, of_known in arms.items():
+            if known != arm and runs[of_known] == runs[values]:
+                raise UserError(f"ABLATION_SWEEP: {known} and {arm} would be the same run: name each value once")
+        arms.setdefault(arm, values)
+    return [(arm, settings[values]) for arm, values in arms.items()]
 
 
-def _split(where: str, text: str, convert: Callable[[str], T], expected: str) -> tuple[T, ...]:
-    """Comma-separated items, at least one, none empty and none twice."""
-    items: list[T] = []
-    for item in text.split(","):
-        try:
-            if not item.strip():
-                raise ValueError("an item is empty")
-            items.append(convert(item.strip()))
-        except ValueError as error:
-            raise UserError(f"{where}: {error}; {expected}") from None
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-    if len(set(items)) != len(items):
-        raise UserError(f"{where}: an item stands there twice")
-    return tuple(items)
+def _what_is_run(config: RunConfig) -> dict[str, Any]:
+    """What makes a run another one, as far as can be told without opening its data."""
+    return config.identity() | {"DATASET_TEXT_PATHS": config.data.text_paths, "DATASET_BIN_DIR": config.data.bin_dir}
 
 
-def parse_seeds(where: str, text: str) -> tuple[int, ...]:
-    """Seeds such as "1,2,3", each once. Raises UserError, which begins with `where`."""
-    return _split(where, text, _seed, "expected whole numbers from 0 to 2147483647, such as 1,2,3")
+def _label(symbol: str, value: str) -> str:
+    """A swept value as part of a directory's name. Of a path the last component, and a hash of the whole."""
+    if symbol not in PATHS:
+        return value
+    last = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(value).name).strip("-.")[:40]
+    return f"{last or 'path'}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
 
 
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 2**31):
-        raise ValueError(f"{text!r} is no seed")
-    return int(text)
+def _refuse_sweep(symbol: str, values: Sequence[str]) -> None:
+    """Raise UserError for a symbol that does not make runs different, or a value that cannot name a directory."""
+    where = f'ABLATION_SWEEP="{symbol}={",".join(values)}"'
+    for value in values:
+        if symbol not in PATHS and any(c in "/\\@" or not c.isprintable() for c in value):
+            raise UserError(f"{where}: {value!r} cannot be part of a directory's name")
+    if symbol == "SEED":
+        raise UserError(f"{where}: SEED cannot be swept: ABLATION_SEEDS={','.join(values)} says the seeds")
+    if file_of(symbol) in ("Kconfig", "harness/Kconfig"):
+        raise UserError(f"{where}: {symbol} cannot be swept: it names or plans the experiment, and is of no single run")
+    if symbol not in PATHS and not is_of_a_run(symbol):
+        raise UserError(
+            f"{where}: {symbol} cannot be swept: a name, a place or a pace of logging, it changes no number of a run"
+        )
 
 
-def _path_safe(text: str) -> str:
-    """A swept value, which becomes part of a directory's name."""
-    if any(character in "/\\@" or not character.isprintable() for character in text):
-        raise ValueError(f"{text!r} cannot be part of a directory's name")
-    return text
+def _refuse_idle_sweep(ablation: AblationConfig, arms: Sequence[str]) -> None:
+    """Raise UserError for a swept symbol that makes no difference to any step."""
+    for symbol, values in ablation.sweep:
+        if len(values) > 1 and not any(f"@{symbol}=" in arm for arm in arms):
+            raise UserError(
+                f'ABLATION_SWEEP="{symbol}={",".join(values)}": {symbol} does nothing in any of the runs: '
+                f"{', '.join(arms)}"
+            )
+
+
+def _refuse_what_no_run_takes(
+    asked: Iterable[Assignment], ablation: AblationConfig, runs: Sequence[PlannedRun]
+) -> None:
+    """Raise UserError for a setting that was asked for and that every run has otherwise: of a step, or of a seed."""
+    swept = {symbol for symbol, _ in ablation.sweep}
+    for assignment in asked:
+        symbol = assignment.symbol
+        taken = [run.resolved.value(symbol) == assignment.value for run in runs]
+        if symbol == "SEED" and not all(taken):
+            raise UserError(
+                f"{assignment.origin}: {assignment}: it is ABLATION_SEEDS that says the seeds of runs, "
+                f"{','.join(map(str, ablation.seeds))} here: give ABLATION_SEEDS={assignment.value} instead"
+            )
+        if not any(taken) and symbol not in swept:
+            raise UserError(
+                f"{assignment.origin}: {assignment}: every step that is to be run sets this itself: leave it out, "
+                "name a step that takes it, or set RA_MLA_ABLATION_MODE=n"
+            )

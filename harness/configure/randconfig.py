@@ -11,7 +11,8 @@ import kconfiglib
 from gpt2.base.errors import UserError
 from gpt2.dotconfig import Resolved, config_text, parse_assignments, parse_tree, resolve, symbol_values
 from gpt2.symbols import run_config
-from harness.configure.kconfig import command_line_variables
+from harness.configure.kconfig import command_line_variables, list_steps
+from harness.configure.plan import make_plan
 
 
 def random_seed(environ: Mapping[str, str] = os.environ) -> int:
@@ -40,12 +41,25 @@ def random_configuration(seed: int) -> Resolved:
             (symbol.choice or symbol).unset_value()
             if chosen_before:
                 chosen_before.set_value("y")
-    return resolve(parse_assignments(config_text(tree), f"randconfig {seed}"))
+    of_steps = [setting for step in list_steps() for setting in step.assignments()]
+    for setting in of_steps if tree.syms["SEVERAL_ARMS"].tri_value else ():
+        symbol = tree.syms[setting.symbol]
+        (symbol.choice or symbol).unset_value()  # it is the steps that set it
+    try:
+        return _made(tree, seed)
+    except UserError:
+        tree.syms["RA_MLA_ABLATION_MODE"].set_value("n")
+        return _made(tree, seed)
+
+
+def _made(tree: kconfiglib.Kconfig, seed: int) -> Resolved:
+    """The present values, if they make a plan. Raises UserError."""
+    return make_plan(resolve(parse_assignments(config_text(tree), f"randconfig {seed}"))).base
 
 
 def _random_value(dice: random.Random, symbol: kconfiglib.Symbol) -> str | None:
     """A value for a visible symbol; None leaves it alone, as all text is that is no number."""
-    if not symbol.visibility:
+    if not symbol.visibility or symbol.name == "SEED":  # which is ABLATION_SEEDS' to say
         return None
     if symbol.type == kconfiglib.BOOL:
         return "y" if symbol.choice else dice.choice("ny")

@@ -116,7 +116,7 @@ def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) ->
         resolved = overlay(
             resolved, _assignments({"MODEL_NAME": f"quality-{model}{R}-{resolved.symbols['MAX_ITERS']}"})
         )
-    return make_plan(resolved)
+    return make_plan(resolved, [*resolved.minimal(), *overrides])
 
 
 def _assignments(settings: dict[str, str]) -> list[Assignment]:

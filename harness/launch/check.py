@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from gpt2.base.errors import UserError, one_line
+from gpt2.base.files import existing_parent, read_json
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
+from gpt2.checks.compiler import cpu_compile_error
 from gpt2.checks.dry_run import DryRun, dry_run
 from gpt2.config import RunConfig
 from gpt2.data.batches import check_windows
 from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status, preview
 from gpt2.machine.device import select_device, slow_precision
+from gpt2.run.record import check_identity, run_identity
 from harness.configure.plan import Plan, PlannedRun
+from harness.launch.launchers import compiler_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +53,15 @@ def check_plan(plan: Plan) -> Iterator[Check]:
         key = repr(sorted(identity.items()))
         if key not in tried:
             tried[key] = _try(run)
-        outcome = tried[key]
+        outcome, data = tried[key], ""
         try:
             data = describe_data(run.config)
+            if isinstance(outcome, DryRun):
+                _look_at_place(run)
         except UserError as error:
-            data, outcome = "", str(error)
+            outcome = str(error)
+        except OSError as error:
+            outcome = f"{error.filename or run.path}: {error.strerror}"
         if isinstance(outcome, DryRun):
             yield Check(run=run, result=outcome, data=data, error=None)
         else:
@@ -91,7 +104,7 @@ def print_checks(plan: Plan) -> int:
         data[check.data] = None
     for line in data:
         print(f"data: {line}")
-    for line in precision_notes(plan):
+    for line in (*precision_notes(plan), *schedule_notes(plan)):
         print(f"note: {line}")
     print(
         f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
@@ -110,8 +123,55 @@ def precision_notes(plan: Plan) -> list[str]:
     return list(dict.fromkeys(note for note in notes if note))
 
 
+def schedule_notes(plan: Plan) -> list[str]:
+    """What is to be said of runs that would end in their warm-up: they train, at less than LEARNING_RATE."""
+    lengths = dict.fromkeys((run.config.optimizer.warmup_iters, run.config.train.max_iters) for run in plan.runs)
+    return [
+        f"WARMUP_ITERS={warmup} is more than MAX_ITERS={iters}: the run ends in its warm-up, and never reaches LEARNING_RATE"
+        for warmup, iters in lengths
+        if warmup > iters
+    ]
+
+
 def _try(run: PlannedRun) -> DryRun | str:
     try:
-        return dry_run(run.config)
+        result = dry_run(run.config)
+        _look_at_compiler(run)
     except Exception as error:  # whatever an arm does wrong is this arm's failure: the others are still tried
         return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+    return result
+
+
+def _look_at_compiler(run: PlannedRun) -> None:
+    """Raise UserError if torch could not compile for the CPU on which the run would train here."""
+    t = run.config.train
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if t.compile == "none" or t.device not in ("auto", "cpu") or (t.device == "auto" and accelerated):
+        return
+    cache = compiler_cache(run)
+    if reason := _cpu_compile_error(cache, os.environ.get("PATH")):
+        raise UserError(
+            f"COMPILE_{t.compile.upper()}=y: torch cannot compile for this CPU in {cache}: {reason}; it needs g++, "
+            "and a path without blanks; COMPILE_NONE=y needs neither"
+        )
+
+
+@functools.cache
+def _cpu_compile_error(cache: Path, path: str | None) -> str | None:
+    return cpu_compile_error(cache)
+
+
+def _look_at_place(run: PlannedRun) -> None:
+    """Raise UserError if the run's directory could not be made or written to, or holds another run."""
+    there = existing_parent(run.path)
+    if not there.is_dir():
+        raise UserError(f"{there}: is in the way of {run.path}; choose another CONFIG_MODEL_NAME, or move it")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there}: cannot be written to; choose another CONFIG_RESULTS_DIR")
+    provenance = run.path / "provenance.json"
+    recorded = read_json(provenance)["identity"] if provenance.exists() else {}
+    if recorded and dataset_status(run.config.data)[0]:
+        identity = run_identity(run.config, open_dataset(run.config.data))
+    else:  # of the data there is nothing to say yet
+        identity = run.config.identity() | {key: recorded[key] for key in ("DATA_HASH", "INIT_FROM") if key in recorded}
+    check_identity(run.path, identity)

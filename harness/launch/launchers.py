@@ -26,6 +26,9 @@ from harness.launch import forkserver
 
 POLL_S = 0.2
 
+# As it was before torch, where it has compiled something in this process, set it to a directory of its own.
+_GIVEN_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+
 Process = subprocess.Popen[bytes]
 
 
@@ -56,9 +59,7 @@ def start_local(run: PlannedRun, lock: RunLock, given: Sequence[str] = ()) -> Tr
         arguments += ["--record", *given]
     log = (run.path / "train.log").absolute()
     log.touch()
-    # Runs of the same shape share compiled code, below the results.
-    cache = run.path.parent.parent.parent / ".compiled"
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache.resolve()), "PYTHONUNBUFFERED": "1", **os.environ}
+    environment = {"PYTHONUNBUFFERED": "1", **os.environ, "TORCHINDUCTOR_CACHE_DIR": str(compiler_cache(run))}
     request: dict[str, Any] = {
         "arguments": arguments,
         "log": str(log),
@@ -66,6 +67,11 @@ def start_local(run: PlannedRun, lock: RunLock, given: Sequence[str] = ()) -> Tr
         "environment": environment,
     }
     return _Forked(request, lock.fd) if sys.platform == "linux" else _plain(lock=lock.fd, **request)
+
+
+def compiler_cache(run: PlannedRun) -> Path:
+    """Where torch.compile puts its code: below the results, so that runs of the same shape share it."""
+    return Path(_GIVEN_CACHE) if _GIVEN_CACHE else (run.path.parent.parent.parent / ".compiled").resolve()
 
 
 def end(trainer: Trainer) -> None:

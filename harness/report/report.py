@@ -250,7 +250,7 @@ def _missing(experiment: Experiment) -> tuple[list[str], list[str]]:
     if not path.exists():  # trained by hand: nothing else was asked for
         return [], []
     try:
-        planned = make_plan(load(path)).runs
+        planned = make_plan(load(path), asked=()).runs
     except UserError as error:
         return [], [f"whether runs are missing cannot be told, this code no longer takes their configuration: {error}"]
     there = {run.name for run in experiment.runs}

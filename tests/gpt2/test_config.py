@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, SettingError, identity_hash
+from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, SettingError, identity_differences, identity_hash
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.symbols import padded, run_config
 
@@ -99,6 +99,8 @@ def test_a_value_out_of_limits_is_named(settings: dict[str, str], message: str) 
 def test_settings_made_in_code_have_the_same_limits() -> None:
     with pytest.raises(SettingError, match=r"MIN_LR=0\.1: must be from 0 to LEARNING_RATE=0\.01"):
         OptimizerConfig(learning_rate=0.01, min_lr=0.1)
+    with pytest.raises(SettingError, match="RA_V5_D_BIAS=y: RA \\+ MLA has no"):
+        GPTConfig(attention="ra_mla", ra_v5_d_bias=True)
     with pytest.raises(SettingError, match="n_layer=0: must be at least 1"):
         GPTConfig(n_layer=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -146,6 +148,45 @@ def test_settings_of_an_arm_count_in_that_arm() -> None:
     assert not same_run(config(**arm), config(**arm, RA_V5_R="8"))
     assert same_run(config(**arm), config(**arm, RA_V5_GATE_INIT="0"))
     assert "MLA_KV_LATENT_DIM" not in config(**arm).identity()
+
+
+@pytest.mark.parametrize(
+    ("run", "idle"),
+    [
+        ({}, {"TF32": "n"}),
+        ({"DTYPE_FLOAT16": "y"}, {"TF32": "n"}),
+        ({"DECAY_LR": "n"}, {"MIN_LR": "1e-5"}),
+        ({"WARMUP_ITERS": "5000"}, {"MIN_LR": "1e-5"}),
+        ({"WARMUP_ITERS": "5000"}, {"DECAY_LR": "n"}),
+        ({"ATTENTION_RA_V5": "y", "RA_V5_LEARN_W_REC": "n"}, {"RA_V5_R": "8"}),
+        (
+            {"ATTENTION_RA_MLA": "y", "RA_V5_LEARN_W_REC": "n", "RA_V5_LEARN_W_STD": "n"},
+            {"RA_V5_R": "8", "RA_V5_GATE_LR_MULT": "3"},
+        ),
+        (
+            {"ATTENTION_RA_V5": "y", "RA_V5_FOLD_DIRECT": "y", "RA_V5_LEARN_W_REC": "n", "RA_V5_LEARN_W_STD": "n"},
+            {"RA_V5_R": "8", "RA_V5_GATE_LR_MULT": "3"},
+        ),
+    ],
+)
+def test_what_has_nothing_to_do_makes_no_other_run(run: dict[str, str], idle: dict[str, str]) -> None:
+    ours, other = config(**run).identity(), config(**run, **idle).identity()
+    assert identity_hash(ours) == identity_hash(other)
+    # As earlier versions recorded it, and as it would be on top of another difference.
+    recorded = {**ours, **idle}
+    assert identity_differences(recorded, ours) == []
+    assert identity_differences({**recorded, "BETA1": 0.8}, ours) == ["BETA1"]
+    assert identity_differences(recorded, {**ours, "N_LAYER": 3}) == ["N_LAYER"]
+
+
+def test_what_a_record_says_of_another_variant_is_not_held_against_a_run() -> None:
+    ours = config().identity()
+    recorded = ours | {"MLA_KV_LATENT_DIM": 256, "RA_V5_R": 8, "RA_V5_GATE_LR_MULT": 3.0, "COMPILE_MODE": "default"}
+    assert identity_differences(recorded, ours) == []
+    assert identity_differences(recorded | {"RA_ALPHA": 3}, ours) == ["RA_ALPHA"]
+    arm = config(ATTENTION_RA_V5="y").identity()
+    assert identity_differences(arm | {"RA_V5_R": 8}, arm) == ["RA_V5_R"]
+    assert identity_differences(ours, arm) == sorted(symbol for symbol in arm if arm.get(symbol) != ours.get(symbol))
 
 
 def test_a_variant_without_fields_gets_its_options() -> None:

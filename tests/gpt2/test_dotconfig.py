@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
-from gpt2.dotconfig import Assignment, load, parse_assignments, parse_tree, read_assignments, resolve
+from gpt2.dotconfig import Assignment, load, load_complete, parse_assignments, parse_tree, read_assignments, resolve
 
 DEFCONFIGS = sorted(path for path in (ROOT / "defconfigs").iterdir() if path.is_file())
 STEPS = sorted((ROOT / "defconfigs" / "steps").glob("*.config"))
@@ -285,3 +285,22 @@ assert "torch" not in sys.modules
     )
     assert result.stderr == ""
     assert result.stdout == load(path).text()
+
+
+def test_a_stored_configuration_names_every_setting(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    resolve(asked("test", MAX_ITERS="7", ATTENTION_RA_V5="y")).write(path)
+    lines = path.read_text().splitlines(keepends=True)
+    assert load_complete(path).text() == path.read_text()
+    settings = [i for i, line in enumerate(lines) if "CONFIG_" in line and "=" in line]
+    half, incomplete = len(lines) // 2, r"says nothing of \d+ of \d+ settings \(CONFIG_\w+ is the first\)"
+    for text in ("", *("".join(part) for part in (lines[:half], lines[half:]))):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"{incomplete}|has to be y"):
+            load_complete(path)
+    for i in settings:
+        if "ATTENTION_RA_V5=y" not in lines[i]:
+            path.write_text("".join(lines[:i] + lines[i + 1 :]))
+            with pytest.raises(UserError, match=incomplete) as caught:
+                load_complete(path)
+            assert "\n" not in str(caught.value)

@@ -183,12 +183,82 @@ def test_a_refusal_is_one_line_and_leaves_dotconfig_alone(work: Path, arguments,
     assert os.listdir() == [".config"]
 
 
-@pytest.mark.parametrize("name", ["olddefconfig", "savedefconfig", "listnewconfig"])
+@pytest.mark.parametrize("name", ["savedefconfig", "listnewconfig"])
 def test_an_old_dotconfig_with_unknown_symbols_is_refused(work: Path, name: str) -> None:
     Path(".config").write_text("CONFIG_RA_ALPHA=3\nCONFIG_MAX_ITERS=5\nCONFIG_RA_BETA=4\n")
     result = command(name)
     assert result.returncode == 2
     assert result.stderr == "error: .config:1: CONFIG_RA_ALPHA=3: no such symbol (refused as well: RA_BETA)\n"
+
+
+REMOVED = 'CONFIG_RA_ALPHA=3\nCONFIG_MAX_ITERS=500\n# CONFIG_RA_GAMMA is not set\nCONFIG_RA_BETA="x"\n'
+NOTICES = [
+    f"note: .config:{where} there is no such symbol: dropped"
+    for where in ("1: CONFIG_RA_ALPHA=3:", "3: CONFIG_RA_GAMMA=n:", '4: CONFIG_RA_BETA="x":')
+]
+
+
+def test_olddefconfig_drops_what_there_is_no_more_and_says_so(work: Path) -> None:
+    Path(".config").write_text(REMOVED)
+    result = command("olddefconfig")
+    assert (result.returncode, result.stderr.splitlines()) == (0, NOTICES)
+    assert Path(".config").read_text() == resolve([Assignment("MAX_ITERS", "500", "test")]).text()
+    assert Path(".config.old").read_text() == REMOVED
+
+
+def test_oldconfig_drops_what_there_is_no_more_and_says_so(work: Path) -> None:
+    text = resolve().text()
+    Path(".config").write_text(text + "CONFIG_RA_ALPHA=3\n")
+    terminal, theirs = pty.openpty()
+    arguments = [sys.executable, "-m", "scripts.kconfig", "oldconfig"]
+    environment = {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(arguments, env=environment, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    os.close(terminal)
+    assert result.returncode == 0
+    assert result.stderr.endswith("CONFIG_RA_ALPHA=3: there is no such symbol: dropped\n")
+    assert Path(".config").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "ATTENTION_RA_V5=y RA_V5_R=64",
+        "RA_MLA_ABLATION_MODE=y RA_MLA_ABLATION_STEPS=1,99",
+        "RA_MLA_ABLATION_MODE=y N_LAYER=2 MODEL_CUSTOM=y N_HEAD=64 N_EMBD=64",
+        "ABLATION_SEEDS=a,b",
+        "ABLATION_SWEEP=LOG_INTERVAL=1,2",
+        "ABLATION_SWEEP=RA_V5_R=4,8",
+        "RESULTS_DIR=~",
+        "SEED=7",
+        "SEED=1",
+    ],
+)
+def test_what_could_not_be_run_is_not_saved(work: Path, flags: str) -> None:
+    result = command("alldefconfig", MAKEFLAGS=f" -- {flags}")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert result.stderr.startswith("error: ")
+    assert os.listdir() == []
+    settings = [setting.split("=", 1) for setting in flags.split()]
+    if settings != [["SEED", "1"]]:  # which is the default, and in a menu nobody asked for it
+        editor: Editor = parse_tree(Editor)
+        for symbol, value in settings:
+            editor.syms[symbol].set_value(value)
+        with pytest.raises(OSError, match=r"CONFIG_\w+=|ABLATION_S|RESULTS_DIR"):
+            editor.write_config()
+        assert os.listdir() == []
+
+
+def test_settings_in_the_environment_get_a_line(work: Path) -> None:
+    result = command("defconfig", "gpt2-baseline", MAX_ITERS="5", CONFIG_BETA1="0.8", EVAL_TOKENS="3", PAGER="less")
+    assert result.returncode == 0
+    notes = [f"note: {given} in the environment is not read; " for given in ("MAX_ITERS='5'", "CONFIG_BETA1='0.8'")]
+    for note in notes:
+        assert sum(line.startswith(note) for line in result.stderr.splitlines()) == 1
+    assert result.stderr.count("\n") == 3
+    assert load(Path(".config")).symbols["MAX_ITERS"] == 5000
+    both = command("defconfig", "gpt2-baseline", MAX_ITERS="5", MAKEFLAGS=" -- MAX_ITERS=6")
+    assert both.stderr == ""
 
 
 def test_what_is_replaced_is_kept_as_old(work: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment, Resolved, load, resolve
+from gpt2.dotconfig import Assignment, Resolved, load, resolve, settable_symbols
 from gpt2.model import GPT
 from harness.configure.kconfig import find_step, list_defconfigs, list_steps
-from harness.configure.plan import Plan, last_experiment, make_plan, remember_experiment
+from harness.configure.plan import Plan, last_experiment, make_plan, plan_with, remember_experiment
 
 
 def configured(**symbols: str) -> Resolved:
@@ -89,12 +89,112 @@ def test_several_symbols_give_every_combination() -> None:
         ({"ABLATION_SWEEP": "DATA_DIR=a/../b,c"}, r"cannot be part of a directory's name"),
         ({"ABLATION_SWEEP": "RA_V5_R=4,8"}, r"RA_V5_R"),
         ({"ATTENTION_RA_V5": "y", "RA_V5_R": "64"}, r"RA_V5_R=64: must be from 1 to 63"),
+        ({"SEED": "7"}, r"^test: CONFIG_SEED=7: it is ABLATION_SEEDS that .*1,2,3 here: give ABLATION_SEEDS=7 instead"),
+        ({"SEED": "7", "ABLATION_SEEDS": "7,8"}, r"CONFIG_SEED=7: it is ABLATION_SEEDS"),
+        (
+            {"RA_MLA_ABLATION_MODE": "y", "STEP_TITLE": "Mine"},
+            r"CONFIG_STEP_TITLE=Mine: every step .* sets this",
+        ),
+        (
+            {"RA_MLA_ABLATION_MODE": "y", "ATTENTION_MLA": "y"},
+            r"CONFIG_ATTENTION_MLA=y: every step .* sets this",
+        ),
+        (
+            {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "1,2,4", "COMPILE_MODEL": "y"},
+            r"CONFIG_COMPILE_MODEL=y: every step",
+        ),
+        ({"RA_MLA_ABLATION_MODE": "y", "RA_V5_D_BIAS": "y"}, r"CONFIG_RA_V5_D_BIAS=y: depends on .*!ATTENTION_RA_MLA"),
+        ({"RESULTS_DIR": ""}, r'RESULTS_DIR="": name a path'),
+        ({"RESULTS_DIR": " "}, r'RESULTS_DIR=" ": name a path'),
+        ({"RESULTS_DIR": "-rf"}, r'RESULTS_DIR="-rf": .*write "./-rf"'),
+        ({"RESULTS_DIR": "~"}, r'RESULTS_DIR="~": "~" stands for nothing here: write "/'),
+        ({"DATA_DIR": ""}, r'DATA_DIR="": name a path'),
+        ({"DATA_DIR": "~/data"}, r'DATA_DIR="~/data": "~" stands for nothing'),
+        ({"DATASET_BIN": "y", "DATASET_BIN_DIR": "~/bin"}, r'DATASET_BIN_DIR="~/bin": "~" stands for nothing'),
+        ({"INIT_FROM": "-x.pt"}, r'INIT_FROM="-x.pt": commands would take it for an option'),
+        ({"INIT_FROM": "~/x.pt"}, r'INIT_FROM="~/x.pt": "~" stands for nothing'),
+        ({"ABLATION_SEEDS": "5-1"}, r"'5-1' runs backwards"),
+        ({"ABLATION_SEEDS": "1-"}, r"'1-' is no seed"),
+        ({"ABLATION_SEEDS": "0-2147483647"}, r"is more than 10000 of them"),
+        ({"ABLATION_SEEDS": f"1-{'9' * 9999}"}, r"is more than 10000 of them"),
+        ({"ABLATION_SEEDS": "1-3,2"}, r"stands there twice"),
+        ({"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "1-99"}, r"there is no ablation step '\d+'"),
+        ({"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "1-2,baseline"}, r"stands there twice"),
+        # What makes no difference to any run, and what makes none between two.
+        ({"ABLATION_SWEEP": "MIN_LR=1e-5,2e-5", "DECAY_LR": "n"}, r"MIN_LR does nothing in any of the runs: baseline"),
+        ({"ABLATION_SWEEP": "TF32=y,n"}, r"TF32 does nothing in any of the runs"),
+        ({"ABLATION_SWEEP": "LEARNING_RATE=1e-3,0.001,1e-4"}, r"=1e-3 and .*=0.001 would be the same run"),
+        ({"ABLATION_SWEEP": f"BETA1=0.{'1' * 300},0.2"}, r"too long to name a directory"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_by_name(symbols: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         plan(**symbols)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    [
+        *(s for s in settable_symbols() if s.startswith(("ABLATION_", "RA_MLA_", "STEP_", "DEVICE_", "TRACK_"))),
+        *("MODEL_NAME", "RESULTS_DIR", "DATA_DIR", "LOG_INTERVAL", "CHECKPOINT_INTERVAL", "SEED"),
+    ],
+)
+def test_names_places_and_plans_cannot_be_swept(symbol: str) -> None:
+    values = "1,2" if symbol.endswith(("INTERVAL", "SEED")) else "y,n"
+    with pytest.raises(UserError, match=rf'^ABLATION_SWEEP="{symbol}={values}": {symbol} cannot be swept: '):
+        plan(ABLATION_SWEEP=f"{symbol}={values}")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "settings", "field"),
+    [
+        ("DATASET_TEXT_PATHS", {"DATASET_TEXT": "y", "DATASET_TEXT_PATHS": "x"}, lambda c: c.data.text_paths),
+        ("DATASET_BIN_DIR", {"DATASET_BIN": "y", "DATASET_BIN_DIR": "x"}, lambda c: c.data.bin_dir),
+        ("INIT_FROM", {}, lambda c: c.train.init_from),
+    ],
+)
+def test_paths_of_data_are_swept_and_each_is_an_arm(symbol: str, settings: dict[str, str], field: object) -> None:
+    values = ("/one/part.txt", "/other/part.txt", "a b/'c@d'")
+    made = plan(ABLATION_SEEDS="1", ABLATION_SWEEP=f"{symbol}={','.join(values)}", **settings)
+    assert tuple(field(run.config) for run in made.runs) == values  # type: ignore[operator]
+    labels = [run.step for run in made.runs]
+    assert labels[0].startswith(f"baseline@{symbol}=part.txt-")
+    assert len({*labels}) == 3
+    assert all(run.path.parent.parent == made.directory for run in made.runs)
+    # A label says what its value is, whatever else is swept.
+    again = plan(ABLATION_SEEDS="1", ABLATION_SWEEP=f"{symbol}={values[2]},{values[0]}", **settings)
+    assert [run.step for run in again.runs] == [labels[2], labels[0]]
+
+
+def test_a_swept_value_that_another_one_leaves_nothing_to_do_is_run_once() -> None:
+    made = plan(ABLATION_SEEDS="1", ABLATION_SWEEP="DECAY_LR=y,n;MIN_LR=1e-5,2e-5")
+    assert [run.step for run in made.runs] == [
+        "baseline@DECAY_LR=y@MIN_LR=1e-5",
+        "baseline@DECAY_LR=y@MIN_LR=2e-5",
+        "baseline@DECAY_LR=n",
+    ]
+
+
+def test_ranges_of_seeds_and_steps() -> None:
+    made = plan(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS="6-7, 1-2,ra-mla", ABLATION_SEEDS="7,1 - 3")
+    assert [run.step for run in made.runs[:5]] == ["mla", "gated-baseline", "baseline", "ra-v5-eager", "ra-mla"]
+    assert [run.seed for run in made.runs[::5]] == [7, 1, 2, 3]
+
+
+def test_a_seed_that_all_runs_have_may_be_said() -> None:
+    assert names(plan(SEED="7", ABLATION_SEEDS="7")) == ["baseline/seed-7"]
+
+
+def test_settings_of_a_command_line_are_taken_though_they_are_the_defaults() -> None:
+    for symbol, value in {"SEED": "1", "COMPILE_NONE": "y", "STEP_REFERENCE": "baseline"}.items():
+        base = configured(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS="5", STEP_TITLE="")
+        fragment = find_step("5").assignments()
+        assert make_plan(base)
+        if symbol in {a.symbol for a in fragment if a.value == value}:
+            continue
+        with pytest.raises(UserError, match=f"^command line: CONFIG_{symbol}={value}: "):
+            plan_with(base, [Assignment(symbol, value, "command line")])
 
 
 @pytest.mark.parametrize("defconfig", list_defconfigs(), ids=lambda path: path.name)
@@ -122,3 +222,7 @@ def test_the_last_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         last_experiment()
     remember_experiment(plan(MODEL_NAME="mine"))
     assert last_experiment() == Path("results/mine")
+    for damaged, message in {b"": "is empty", b" \n": "is empty", b"\xff\xfe": "cannot be read"}.items():
+        Path(".last-experiment").write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"^\.last-experiment: {message}"):
+            last_experiment()

@@ -1,0 +1,43 @@
+"""When a setting has nothing to do, because of what other settings say.
+
+gpt2/config.py says which setting each of these is of (`idle_if`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Identity = Mapping[str, Any]
+"""Symbol -> value for every setting that affects a run's numbers; of a choice, its prefix -> the member."""
+
+
+def autocasts(run: Identity) -> bool:
+    """Whether matrix products are not float32, so that TF32 has none to round."""
+    return bool(run["DTYPE"] != "float32")
+
+
+def never_decays(run: Identity) -> bool:
+    """Whether no step's learning rate depends on the final one."""
+    return not run["DECAY_LR"] or all_warm_up(run)
+
+
+def all_warm_up(run: Identity) -> bool:
+    """Whether the run ends before the learning rate has reached its peak."""
+    return bool(run["WARMUP_ITERS"] >= run["MAX_ITERS"])
+
+
+def gates_held(run: Identity) -> bool:
+    """Whether there are gates and none of them learns."""
+    learning = ("RA_V5_LEARN_W_STD", "RA_V5_LEARN_W_REC", "RA_V5_D_BIAS")
+    return run["ATTENTION"] in ("ra_v5", "ra_mla") and not any(run[symbol] for symbol in learning)
+
+
+def plain_low_slot(run: Identity) -> bool:
+    """Whether w_rec is held where the low slot is like the rest of the head, so that its width R is no matter."""
+    if run["ATTENTION"] not in ("ra_v5", "ra_mla") or run["RA_V5_LEARN_W_REC"]:
+        return False
+    at_rest = run["RA_V5_GATE_INIT"] == (0 if run["RA_V5_FOLD"] == "lerp" else 1)
+    # The lerp fold of weights scales a head by w_std as a whole. Elsewhere the slot is scaled, or rounded, by itself.
+    whole = run["ATTENTION"] == "ra_v5" and run["RA_V5_FOLD"] == "lerp"
+    return bool(at_rest and (whole or not run["RA_V5_LEARN_W_STD"]))

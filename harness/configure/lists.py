@@ -1,0 +1,80 @@
+"""What the texts of ablation settings say: lists of seeds and steps, with ranges, and sweeps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from gpt2.base.errors import UserError
+from harness.configure.kconfig import Step, find_step
+
+T = TypeVar("T")
+
+MAX_ITEMS = 10_000
+"""A range longer than this is a slip of the finger, and would take the memory before anybody noticed."""
+
+_RANGE = re.compile(r"([0-9]+)\s*-\s*([0-9]+)", re.ASCII)
+
+
+def parse_seeds(where: str, text: str) -> tuple[int, ...]:
+    """Seeds such as "1,2,3" or "1-3,7", each once. Raises UserError, which begins with `where`."""
+    return _split(where, text, _seed, "expected whole numbers from 0 to 2147483647, such as 1,2,3 or 1-5", ranges=True)
+
+
+def parse_steps(where: str, text: str) -> tuple[Step, ...]:
+    """Steps by number or name, such as "1-4,gated-baseline", each once. Raises UserError, which begins with `where`."""
+    return _split(where, text, find_step, "expected numbers or names of steps, such as 1,2,3,4 or 1-4", ranges=True)
+
+
+def parse_sweep(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """ "A=1,2;B=3" as (("A", ("1", "2")), ("B", ("3",))). Raises UserError."""
+    sweep: dict[str, tuple[str, ...]] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        symbol, equals, values = part.partition("=")
+        symbol = symbol.strip().removeprefix("CONFIG_")
+        expected = 'is written "SYMBOL=value,value", several separated by ";"'
+        if not equals or not symbol:
+            raise UserError(f'ABLATION_SWEEP="{text}": {part!r} {expected}')
+        if symbol in sweep:
+            raise UserError(f'ABLATION_SWEEP="{text}": {symbol} is swept twice')
+        sweep[symbol] = _split(f'ABLATION_SWEEP="{text}"', values, str, expected)
+    return tuple(sweep.items())
+
+
+def _split(where: str, text: str, convert: Callable[[str], T], expected: str, *, ranges: bool = False) -> tuple[T, ...]:
+    """Comma-separated items, at least one, none empty and none twice; with `ranges`, 2-4 stands for 2,3,4."""
+    items: list[T] = []
+    for item in text.split(","):
+        try:
+            if not item.strip():
+                raise ValueError("an item is empty")
+            items += [convert(each) for each in (_expanded(item.strip()) if ranges else [item.strip()])]
+        except ValueError as error:
+            raise UserError(f"{where}: {error}; {expected}") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    if len(set(items)) != len(items):
+        raise UserError(f"{where}: an item stands there twice")
+    return tuple(items)
+
+
+def _expanded(item: str) -> Iterator[str]:
+    """The numbers of a range; any other item as it is. Raises ValueError."""
+    match = _RANGE.fullmatch(item)
+    if match is None:
+        yield item
+        return
+    # A number of thousands of digits is no number to Python, which says so in a ValueError of its own.
+    first, last = (int(end) if len(end) < 20 else MAX_ITEMS**5 for end in match.groups())
+    if first > last:
+        raise ValueError(f"{item!r} runs backwards")
+    if last - first >= MAX_ITEMS:
+        raise ValueError(f"{item!r} is more than {MAX_ITEMS} of them")
+    yield from map(str, range(first, last + 1))
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**31):
+        raise ValueError(f"{text!r} is no seed")
+    return int(text)
