@@ -127,7 +127,7 @@ def schedule_notes(plan: Plan) -> list[str]:
     """What is to be said of runs that would end in their warm-up: they train, at less than LEARNING_RATE."""
     lengths = dict.fromkeys((run.config.optimizer.warmup_iters, run.config.train.max_iters) for run in plan.runs)
     return [
-        f"WARMUP_ITERS={warmup} is more than MAX_ITERS={iters}: the run ends in its warm-up, and never reaches LEARNING_RATE"
+        f"WARMUP_ITERS={warmup} is more than MAX_ITERS={iters}: the run ends in its warm-up, below LEARNING_RATE"
         for warmup, iters in lengths
         if warmup > iters
     ]
