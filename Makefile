@@ -129,7 +129,7 @@ lint: $(ENV) ## Style, types, and which room may use which
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
-	$(Q)"$(PYTHON)" -c 'from importlinter.cli import lint_imports_command as main; main()'
+	$(Q)$(call quote,$(value PYTHON)) -c 'from importlinter.cli import lint_imports_command as main; main()'
 clean: ## Remove caches
 	$(Q)rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	$(Q)find gpt2 harness scripts tests -name __pycache__ -prune -exec rm -rf {} +
