@@ -85,7 +85,9 @@ inspect: $(ENV) ## Show what the heads of a run of each arm do
 	$(RUN) scripts.inspect_attention
 
 ##@ Question the method
-.PHONY: parity profile quality bench convert
+.PHONY: verify parity profile quality bench convert
+verify: $(ENV) ## Are results what they say? Also trains a short run again
+	$(RUN) scripts.verify
 parity: $(ENV) ## Same weights, gates at rest: is every arm its baseline?
 	$(RUN) scripts.check_parity
 profile: $(ENV) ## Kernels, allocations and peak memory of every arm

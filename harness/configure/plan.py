@@ -16,7 +16,7 @@ from gpt2.base.files import read_json, write_text
 from gpt2.config import RunConfig
 from gpt2.dotconfig import Assignment, Resolved
 from gpt2.symbols import Symbols
-from harness.configure.kconfig import Step, configuration, find_step, overlay
+from harness.configure.kconfig import Step, configuration, find_step, named_experiment, overlay
 
 LAST_EXPERIMENT = Path(".last-experiment")
 """Holds the directory of the experiment that `make` ran last."""
@@ -124,7 +124,12 @@ def run_directory(results_dir: Path, model_name: str, step: str, seed: int) -> P
 
 
 def configured_experiment() -> Path:
-    """The directory of the experiment that `.config`, and make's command line over it, name. Raises UserError."""
+    """The directory of the experiment that make's RESULTS names, or `.config` and the settings of make's command line.
+
+    Raises UserError.
+    """
+    if named := named_experiment():
+        return named
     symbols = configuration().symbols
     return Path(str(symbols["RESULTS_DIR"])) / str(symbols["MODEL_NAME"])
 
