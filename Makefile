@@ -101,13 +101,15 @@ convert: $(ENV) ## Convert a model: IN=gpt2 OUT=ra-v5.pt [TO=hf] [R=4]
 	$(RUN) scripts.convert_checkpoint_to_ra_v5
 
 ##@ Work on the code
-.PHONY: venv lint clean mrproper
+.PHONY: venv lint audit clean mrproper
 venv: $(ENV) ## Set up .venv, as the other targets do when they need it
-lint: $(ENV) ## Style, types, and which room may use which
+lint: $(ENV) ## Style, types, bandit's rules, and which room may use which
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(Q)"$(PYTHON)" -c 'from importlinter.cli import lint_imports_command as main; main()'
+audit: $(ENV) ## Ask PyPI for known vulnerabilities of the pinned versions
+	$(RUN) scripts.audit
 clean: ## Remove caches
 	$(Q)rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	$(Q)find gpt2 harness scripts tests -name __pycache__ -prune -exec rm -rf {} +
