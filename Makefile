@@ -109,7 +109,9 @@ inspect: $(ENV) ## Show what the heads of a run of each arm do
 	$(RUN) scripts.inspect_attention
 
 ##@ Question the method
-.PHONY: parity profile quality bench convert
+.PHONY: verify parity profile quality bench convert
+verify: $(ENV) ## Are results what they say? Also trains a short run again
+	$(RUN) scripts.verify
 parity: $(ENV) ## Same weights, gates at rest: is every arm its baseline?
 	$(RUN) scripts.check_parity
 profile: $(ENV) ## Kernels, allocations and peak memory of every arm
@@ -123,13 +125,15 @@ convert: $(ENV) ## Convert a model: IN=gpt2 OUT=ra-v5.pt [TO=hf] [R=4]
 	$(RUN) scripts.convert_checkpoint_to_ra_v5
 
 ##@ Work on the code
-.PHONY: venv lint clean mrproper
+.PHONY: venv lint audit clean mrproper
 venv: $(ENV) ## Set up .venv, as the other targets do when they need it
-lint: $(ENV) ## Style, types, and which room may use which
+lint: $(ENV) ## Style, types, bandit's rules, and which room may use which
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(Q)$(call quote,$(value PYTHON)) -c 'from importlinter.cli import lint_imports_command as main; main()'
+audit: $(ENV) ## Ask PyPI for known vulnerabilities of the pinned versions
+	$(RUN) scripts.audit
 clean: ## Remove caches
 	$(Q)rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	$(Q)find gpt2 harness scripts tests -name __pycache__ -prune -exec rm -rf {} +
@@ -144,4 +148,4 @@ mrproper: clean ## Remove caches, .config and .venv
 # named defconfig.)
 .PHONY: defconfig
 defconfig .DEFAULT:
-	$(Q)$(if $(value ENV),python3,$(call quote,$(value PYTHON))) -m scripts.no_such_target $(call quote,$@)
+	$(Q)$(if $(ENV),python3,$(call quote,$(value PYTHON))) -m scripts.no_such_target $(call quote,$@)

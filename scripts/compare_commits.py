@@ -23,9 +23,9 @@ from gpt2.base.errors import UserError, run_command
 from gpt2.base.terminal import console
 from harness.configure.kconfig import assignment
 from harness.configure.lists import parse_seeds
+from harness.evidence.parting import Compared, compare_all, compare_rests, new_keys, went_otherwise
 from harness.launch.runner import sigterm_is_ctrl_c
 from harness.measure.commits import Side, checked_out, common_steps, go_on, interrupt, refuse_unknown, train
-from harness.measure.parting import Compared, compare_all, compare_rests, new_keys, went_otherwise
 
 TINY = {
     "N_LAYER": "2",

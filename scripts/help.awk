@@ -12,6 +12,8 @@ END {
     print "\nSettings and variables"
     print "  MAX_ITERS=50     Any symbol of the menu, for this command only; targets that"
     print "                   write .config write it there"
+    print "  RESULTS=DIR      The experiment to verify, report, plot or inspect, instead of"
+    print "                   the one that .config names"
     print "  V=1              Show commands"
     print "  PYTHON=/path     Use this Python as it is, and install nothing"
     print "  KCONFIG_SEED=1   For randconfig"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +61,10 @@ class Dataset:
     @property
     def val_tokens(self) -> int:
         return len(self.val)
+
+    def rescan(self) -> str:
+        """`hash` by the tokens that lie in the files now. What is remembered of them is not asked."""
+        return _hash([tokens.scan().sha256 for tokens in (self.train, self.val)])
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -167,7 +172,7 @@ def dataset_from_files(config: DataConfig, path: Path, *, train: list[Path], val
         name=config.dataset,
         tokenizer=config.tokenizer,
         path=path,
-        hash=hashlib.sha256(" ".join(hashes).encode()).hexdigest(),
+        hash=_hash(hashes),
         vocab_size=config.vocab_size,
         train=splits[0],
         val=splits[1],
@@ -178,6 +183,11 @@ def dataset_from_files(config: DataConfig, path: Path, *, train: list[Path], val
             lambda share: share is None or (type(share) is float and 0 <= share <= 1),
         ),
     )
+
+
+def _hash(splits: Sequence[str]) -> str:
+    """Of both splits, from the hash of each."""
+    return hashlib.sha256(" ".join(splits).encode()).hexdigest()
 
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}

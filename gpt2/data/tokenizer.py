@@ -151,7 +151,7 @@ def _tiktoken_cache() -> Path | None:
 
 def _is_cached(cache: Path, name: str) -> bool:
     """Whether tiktoken finds the vocabulary file `name`, whole, in its cache, where the URL's SHA-1 names it."""
-    path = cache / hashlib.sha1((_VOCAB_URL + name).encode()).hexdigest()
+    path = cache / hashlib.sha1((_VOCAB_URL + name).encode(), usedforsecurity=False).hexdigest()
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == _VOCAB_FILES[name]
 
 

@@ -34,6 +34,7 @@ MAKE_VARIABLES = {
     "V": "1 shows the commands that make runs",
     "PYTHON": "a Python that has all packages; used as it is, and nothing is installed",
     "KCONFIG_SEED": "seed of randconfig, a whole number",
+    "RESULTS": "directory of an experiment, for verify, report, plots and inspect; else the one of .config",
 }
 """Variables of the Makefile's own, which are no settings."""
 
@@ -121,8 +122,9 @@ def find_step(step: str) -> Step:
 def command_line_assignments(environ: Mapping[str, str] = os.environ) -> list[Assignment]:
     """The settings among the variables of make's command line, with or without CONFIG_.
 
-    Raises UserError for a variable that is neither a symbol nor one of MAKE_VARIABLES. Of symbols in the environment,
-    which are not read, a line on stderr says so.
+    Raises UserError for a variable that is neither a symbol nor one of MAKE_VARIABLES, and for RESULTS, which those
+    that read an experiment's directory take instead of settings. Of symbols in the environment, which are not read, a
+    line on stderr says so.
     """
     assignments: dict[str, Assignment] = {}
     symbols = settable_symbols()
@@ -132,6 +134,11 @@ def command_line_assignments(environ: Mapping[str, str] = os.environ) -> list[As
             value = environ[name] if len(environ[name]) < 60 else f"{environ[name][:60]}..."
             _note(f"note: {name}={value!r} in the environment is not read; as an argument it is: make {symbol}=...")
     for variable, value in variables.items():
+        if variable == "RESULTS":
+            raise UserError(
+                f"command line: RESULTS={value!r}: is for verify, report, plots and inspect, without settings beside "
+                "it; where runs go, RESULTS_DIR and MODEL_NAME say"
+            )
         if variable in MAKE_VARIABLES:
             continue
         symbol = variable.removeprefix("CONFIG_")
@@ -167,6 +174,19 @@ def refuse_assignments(command: str, environ: Mapping[str, str] = os.environ, *,
     if assignments := command_line_assignments(environ):
         names = ", ".join(assignment.symbol for assignment in assignments)
         raise UserError(f"make {command} takes no settings on its command line: {names}{instead}")
+
+
+def named_experiment(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The experiment's directory that make's command line names, RESULTS=results/NAME, or None. Raises UserError."""
+    variables = command_line_variables(environ)
+    path = variables.get("RESULTS")
+    if path is None:
+        return None
+    if not variables.keys() <= MAKE_VARIABLES.keys():
+        command_line_assignments(environ)  # which says what is wrong with it
+    if not path or not Path(path).is_dir():
+        raise UserError(f"command line: RESULTS={path!r}: there is no such directory; name one such as results/NAME")
+    return Path(path)
 
 
 def command_line_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

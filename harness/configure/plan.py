@@ -21,7 +21,14 @@ from gpt2.config import DATA_PATHS, RunConfig, check_path, is_of_a_run
 from gpt2.dotconfig import Assignment, Resolved, file_of
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
-from harness.configure.kconfig import DOTCONFIG, Step, command_line_assignments, load_dotconfig, overlay
+from harness.configure.kconfig import (
+    DOTCONFIG,
+    Step,
+    command_line_assignments,
+    load_dotconfig,
+    named_experiment,
+    overlay,
+)
 from harness.configure.lists import parse_seeds, parse_steps, parse_sweep
 
 LAST_EXPERIMENT = Path(".last-experiment")
@@ -167,10 +174,12 @@ def run_directory(results_dir: Path, model_name: str, step: str, seed: int) -> P
 
 
 def configured_experiment(environ: Mapping[str, str] = os.environ) -> Path:
-    """The directory of the experiment that `.config`, and make's command line over it, name.
+    """The directory of the experiment that make's RESULTS names, or `.config` and the settings of make's command line.
 
     Raises UserError, also for settings of the command line that name no experiment.
     """
+    if named := named_experiment(environ):
+        return named
     settings = command_line_assignments(environ)
     if others := [a.symbol for a in settings if a.symbol not in ("RESULTS_DIR", "MODEL_NAME")]:
         raise UserError(

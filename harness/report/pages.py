@@ -31,7 +31,7 @@ def templates(
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, TEMPLATES]),
-        autoescape=html,
+        autoescape=html,  # noqa: S701 - report.md is not HTML
         finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -166,7 +166,8 @@ def _escape_markdown(value: object) -> str:
 
 def _data_uri(path: Path) -> Markup:
     """An SVG file as the address of an image. An image of its own keeps its ids and styles to itself."""
-    return Markup(f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}")
+    # Base64 has nothing to escape.
+    return Markup(f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}")  # noqa: S704
 
 
 # The verdict

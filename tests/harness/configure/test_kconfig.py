@@ -16,7 +16,7 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.dotconfig import Assignment, load, parse_assignments, parse_tree, resolve
 from harness.configure import kconfig
-from harness.configure.kconfig import command_line_assignments, command_line_variables, overlay
+from harness.configure.kconfig import command_line_assignments, command_line_variables, named_experiment, overlay
 from harness.configure.menus import Editor, new_settings
 from harness.configure.randconfig import random_configuration, random_seed
 
@@ -96,7 +96,7 @@ def test_settings_with_and_without_prefix() -> None:
     [
         (
             " -- MAX_ITER=50",
-            "MAX_ITER='50': neither a symbol nor one of V, PYTHON, KCONFIG_SEED; did you mean MAX_ITERS?",
+            "MAX_ITER='50': neither a symbol nor one of V, PYTHON, KCONFIG_SEED, RESULTS; did you mean MAX_ITERS?",
         ),
         (" -- max_iters=50", "did you mean MAX_ITERS?"),
         (" -- PYTON=/x", "did you mean PYTHON?"),
@@ -342,3 +342,22 @@ def test_random_configurations_differ_and_repeat(work: Path) -> None:
     assert result.stdout == "Wrote .config from KCONFIG_SEED=3\n"
     assert Path(".config").read_text() == random_configuration(3).text()
     assert random_seed({"KCONFIG_SEED": "3", "MAKEFLAGS": " -- KCONFIG_SEED=4"}) == 4
+
+
+def test_results_names_an_experiment_to_those_that_read_one(tmp_path: Path) -> None:
+    assert named_experiment({}) is None
+    assert named_experiment({"MAKEFLAGS": "-- MAX_ITERS=5"}) is None
+    assert named_experiment({"MAKEFLAGS": f"-- RESULTS={tmp_path} V=1"}) == tmp_path
+
+
+@pytest.mark.parametrize("value", ["", "/no/such/directory", "-rf"])
+def test_results_that_are_not_there_are_refused(value: str) -> None:
+    with pytest.raises(UserError, match=r"command line: RESULTS='.*': there is no such directory"):
+        named_experiment({"MAKEFLAGS": f"-- RESULTS={value}"})
+
+
+def test_results_goes_with_no_setting_and_with_no_other_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"RESULTS=.*without settings beside it"):
+        named_experiment({"MAKEFLAGS": f"-- RESULTS={tmp_path} MAX_ITERS=5"})
+    with pytest.raises(UserError, match=r"RESULTS=.*is for verify, report, plots and inspect"):
+        command_line_assignments({"MAKEFLAGS": f"-- RESULTS={tmp_path}"})

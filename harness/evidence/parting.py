@@ -81,12 +81,12 @@ def compare_rests(resumed: Mapping[str, Path], whole: Mapping[str, Path]) -> lis
 
 def compare_runs(name: str, a: Path, b: Path, *, after_step: int = -1) -> Compared:
     """Compare two directories of a run. Metrics lines up to `after_step` are left out."""
-    ours, theirs = ([line for line in _counted(path) if line["step"] > after_step] for path in (a, b))
+    ours, theirs = ([line for line in counted_lines(path) if line["step"] > after_step] for path in (a, b))
     return Compared(
         run=name,
         lines=len(ours),
         metrics=compare_metrics(ours, theirs),
-        weights=compare_weights(_final_weights(a), _final_weights(b)),
+        weights=compare_weights(final_weights(a), final_weights(b)),
         identity=compare_values(_identity(a), _identity(b)),
     )
 
@@ -127,9 +127,21 @@ def compare_weights(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Parting
     return Parting(where=f"{name}{index}", a=ours, b=theirs, more=len(differ) - 1)
 
 
+def counted_lines(run: Path) -> list[Json]:
+    """What a run's metrics.jsonl says of steps: everything but events."""
+    return [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] in _COUNTED]
+
+
+def final_weights(run: Path) -> dict[str, Tensor]:
+    """Of the newest checkpoint, on the CPU. UserError where it cannot be read."""
+    newest = max((run / "checkpoints").glob("step-*.pt"))
+    weights: dict[str, Tensor] = read_checkpoint(newest)["model"]
+    return weights
+
+
 def new_keys(a: Path, b: Path) -> list[str]:
     """`kind.key` of what the metrics lines of run `b` alone have."""
-    ours, theirs = ({f"{line['kind']}.{key}" for line in _counted(path) for key in line} for path in (a, b))
+    ours, theirs = ({f"{line['kind']}.{key}" for line in counted_lines(path) for key in line} for path in (a, b))
     return sorted(theirs - ours)
 
 
@@ -174,16 +186,6 @@ def _leaves(value: Any, name: str = "") -> dict[str, Any]:
     return {leaf: number for key, item in inner for leaf, number in _leaves(item, key).items()}
 
 
-def _counted(run: Path) -> list[Json]:
-    return [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] in _COUNTED]
-
-
 def _identity(run: Path) -> Json:
     provenance = read_json(run / "provenance.json")
     return {**provenance["identity"], "config_hash": provenance["config_hash"]}
-
-
-def _final_weights(run: Path) -> dict[str, Tensor]:
-    newest = max((run / "checkpoints").glob("step-*.pt"))
-    weights: dict[str, Tensor] = read_checkpoint(newest)["model"]
-    return weights

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt2.base.errors import UserError
 from gpt2.run.checkpoint import save_checkpoint
-from harness.measure.parting import (
+from harness.evidence.parting import (
     ABSENT,
     TIMES,
     compare_all,
