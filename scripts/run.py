@@ -1,7 +1,7 @@
 """Train what `.config` asks for and is not yet done.
 
     python -m scripts.run
-    python -m scripts.run --continue      # the experiment that was run last, as it was started
+    python -m scripts.run --continue      # all that was ever asked of the experiment that was run last
 
 Stop it any time with Ctrl-C. Exit status 1 if a run failed, 130 if interrupted.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 from gpt2.base.errors import run_command
-from gpt2.dotconfig import load_complete
 from harness.configure.kconfig import command_line_assignments, refuse_assignments
-from harness.configure.plan import configured_plan, last_experiment, make_plan
+from harness.configure.plan import configured_plan, last_experiment
+from harness.configure.requests import asked_plan
 from harness.launch.launchers import get_ready
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     if parser.parse_args().go_on:
         refuse_assignments("continue")
         # Whether everything in it is taken was asked when it was started.
-        plan, overrides = make_plan(load_complete(last_experiment() / "config"), asked=()), []
+        plan, overrides = asked_plan(last_experiment()), []
     else:
         plan, overrides = configured_plan(), command_line_assignments()
     if not all(run.is_done for run in plan.runs):

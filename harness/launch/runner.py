@@ -26,6 +26,7 @@ from gpt2.run.lock import HeldElsewhere, RunLock
 from gpt2.run.record import check_identity, run_identity
 from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, PlannedRun, remember_experiment
+from harness.configure.requests import record_request
 from harness.evidence.store import load_experiment, load_run, write_summary_csv
 from harness.launch.launchers import POLL_S, start_local
 from harness.launch.terminal import LiveView
@@ -47,8 +48,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = ()) -> int:
     for run in plan.runs:
         check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
         check_identity(run.path, run_identity(run.config, datasets[run.config.data]))
-    plan.directory.mkdir(parents=True, exist_ok=True)
-    plan.base.write(plan.directory / "config")
+    record_request(plan)
     remember_experiment(plan)
 
     failed, runs = 0, list(plan.runs)

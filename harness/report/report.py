@@ -26,7 +26,7 @@ from gpt2.base.files import write_text
 from gpt2.base.numbers import decimal
 from gpt2.base.text import showable, shown
 from gpt2.dotconfig import load
-from harness.configure.plan import make_plan
+from harness.configure.requests import Request, asked_plan, requests
 from harness.evidence.stats import (
     MIN_SEEDS,
     Comparison,
@@ -247,11 +247,10 @@ def _partial(experiment: Experiment, missing: Sequence[str]) -> str:
 
 def _missing(experiment: Experiment) -> tuple[list[str], list[str]]:
     """Names of the runs that were asked for and have no directory, and a warning where that cannot be told."""
-    path = experiment.path / "config"
-    if not path.exists():  # trained by hand: nothing else was asked for
-        return [], []
     try:
-        planned = make_plan(load(path), asked=()).runs
+        if not requests(experiment.path):  # trained by hand: nothing else was asked for
+            return [], []
+        planned = asked_plan(experiment.path, load).runs
     except UserError as error:
         return [], [f"whether runs are missing cannot be told, this code no longer takes their configuration: {error}"]
     there = {run.name for run in experiment.runs}
@@ -284,6 +283,9 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
         ("Arms", "; ".join(arm.title for arm in experiment.arms)),
         ("Seeds", ", ".join(map(str, sorted({run.seed for run in experiment.runs})))),
     ]
+    dates = [f"{request.when:%Y-%m-%d %H:%M} UTC" for request in _requests(experiment) if request.when]
+    if dates:
+        facts.append(("Asked", ", ".join(dates)))
     if started:
         provenance = started[0].provenance or {}
         data, settings = provenance["data"], identity(experiment.arms[0])
@@ -295,6 +297,14 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
     facts.append(("Tokens per run", _range(experiment, "tokens", "{:,.0f}")))
     facts.append(("Steps per run", _range(experiment, "iters", "{:,.0f}")))
     return facts
+
+
+def _requests(experiment: Experiment) -> list[Request]:
+    """What has been asked of an experiment; nothing where that is damaged, which a warning says."""
+    try:
+        return requests(experiment.path)
+    except UserError:
+        return []
 
 
 _SHAPE = [("N_LAYER", "layers"), ("N_HEAD", "heads"), ("N_EMBD", "wide"), ("BLOCK_SIZE", "tokens of context")]
@@ -332,11 +342,10 @@ def _commands(experiment: Experiment) -> list[str]:
     # Somebody will paste these into a shell, and some of the records may be somebody else's.
     commits = {str(run.provenance["code"]["commit"]) for run in experiment.runs if run.provenance is not None}
     checkout = [f"git checkout {commit}" for commit in sorted(filter(_COMMIT.fullmatch, commits))[:1]]
-    config = Path(experiment.settings.get("RESULTS_DIR", "results")) / experiment.name / "config"
-    return [
-        *checkout,
-        f"cp -- {shlex.quote(showable(str(config)))} .config",
-        "make check",
-        "make MODEL_NAME=again",
-        "make report MODEL_NAME=again",
-    ]
+    directory = Path(experiment.settings.get("RESULTS_DIR", "results")) / experiment.name
+    asked = [request.path.relative_to(experiment.path) for request in _requests(experiment)] or [Path("config")]
+    train = []
+    for config in asked:
+        copy = f"cp -- {shlex.quote(showable(str(directory / config)))} .config"
+        train += [copy, "make check", "make MODEL_NAME=again"]
+    return [*checkout, *train, "make report MODEL_NAME=again"]
