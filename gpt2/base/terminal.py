@@ -58,6 +58,6 @@ def progress_bar(title: str, *, stderr: bool = False) -> Iterator[Progress]:
         nonlocal tenths
         if int(share * 10) > tenths:
             tenths = int(share * 10)
-            print(f"{title}: {share:.0%}, {line}", file=out.file, flush=True)
+            print(f"{title}: {int(share * 100)}%, {line}", file=out.file, flush=True)
 
     yield print_tenths

@@ -315,13 +315,9 @@ def _checkpoint(run: Evidence, path: Path, *, is_last: bool) -> Said:
     if run.provenance is not None and state.get("config_hash") != run.provenance["config_hash"]:
         yield Wrong(f"{path}: config_hash is {str(state.get('config_hash'))[:12]}, that of another run")
     model = model_of(state, origin=str(path))
-    for name, weight in model.state_dict().items():
-        if not bool(weight.isfinite().all()):
-            yield Wrong(f"{path}: {name} is not finite")
     if not is_last or run.summary is None or run.status not in ("done", "interrupted"):
         return
-    # It was written after the last step, and before the evaluation there.
-    found = {name: state.get(name) for name in ("train_loss", "overflows")}
+    found = {name: state.get(name) for name in ("train_loss", "val_loss", "overflows")}
     found |= {"iters": step, "params": model.num_params()}
     found["gates"] = {name: gate.tolist() for name, gate in model.gates().items()}
     for name, value in found.items():

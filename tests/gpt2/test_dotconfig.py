@@ -248,7 +248,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^none: cannot be read: No such file or directory$"):
         load(Path("none"))
-    with pytest.raises(UserError, match=r"cannot be read: Is a directory$"):
+    with pytest.raises(UserError, match=r"is a directory; only regular files are read$"):
         load(tmp_path)
     Path("latin").write_bytes(b'# fine\nCONFIG_MODEL_NAME="caf\xe9"\n')
     with pytest.raises(UserError, match=r"^latin:2: not UTF-8: byte 0xe9$"):

@@ -11,9 +11,10 @@ import pytest
 
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.run.load import recorded_tokenizer
+from gpt2.run.run import Run
 from gpt2.run.stop import Stop
 from gpt2.symbols import run_config
-from gpt2.train_ra_mla import Run
+from gpt2.train_ra_mla import train
 from tests.tiny import SETTINGS
 
 T = 32
@@ -31,7 +32,7 @@ def changing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(folder: Path, data: Path, **symbols: str) -> None:
+def trained(folder: Path, data: Path, **symbols: str) -> None:
     """A run of two steps of four sequences on ready token files."""
     settings = {s: v for s, v in SETTINGS.items() if s != "DATASET_TEXT"} | {
         "DATASET_BIN": "y",
@@ -42,12 +43,12 @@ def train(folder: Path, data: Path, **symbols: str) -> None:
     }
     resolved = resolve([Assignment(symbol, value, "test") for symbol, value in (settings | symbols).items()])
     folder.mkdir()
-    Run(run_config(resolved.symbols), folder).train(Stop())
+    train(Run(run_config(resolved.symbols), folder), Stop())
 
 
 def evaluations(folder: Path, data: Path, **symbols: str) -> list[dict[str, float]]:
     """The `eval` lines of such a run."""
-    train(folder, data, **symbols)
+    trained(folder, data, **symbols)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["kind"] == "eval"]
 
@@ -93,7 +94,7 @@ def test_what_validation_shares_with_training_is_recorded_once(tmp_path: Path) -
     tokens.tofile(tmp_path / "train.bin")
     tokens[500:900].tofile(tmp_path / "val.bin")
     run = tmp_path / "run"
-    train(run, tmp_path)
+    trained(run, tmp_path)
     assert json.loads((run / "provenance.json").read_text())["data"]["val_in_train"] == 1.0
     (line,) = [e for e in json.loads((run / "summary.json").read_text())["events"] if "in training too" in e]
     assert "100% of the validation text is in training too" in line

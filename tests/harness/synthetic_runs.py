@@ -25,6 +25,29 @@ def write_config(directory: Path, symbols: dict[str, str | int]) -> None:
     (directory / "config").write_text("".join(lines))
 
 
+def provenance_of(
+    identity: dict[str, Any],
+    *,
+    device_name: str = "NVIDIA H100 80GB HBM3",
+    data_hash: str = "d" * 64,
+    torch_version: str = "2.13.0",
+    commit: str = "c" * 40,
+) -> dict[str, Any]:
+    """What provenance.json says of a run with an identity."""
+    hardware = {"device": "cuda", "device_name": device_name, "cpu": "x", "cores": 16, "memory_gib": 128, "driver": "1"}
+    return {
+        "command": ["gpt2/train_ra_mla.py", "--config", "config"],
+        "started": "2026-01-02T03:04:05+00:00",
+        "code": {"commit": commit, "dirty": False, "diff": ""},
+        "versions": {"python": "3.12.1", "torch": torch_version, "numpy": "2.0", "cuda": "12.8", "triton": "3.4"},
+        "hardware": hardware,
+        "data": {"dataset": "stdlib", "tokenizer": "byte", "hash": data_hash, "train_tokens": 9_000_000,
+                 "val_tokens": 1_000_000, "val_bytes_per_token": 1.0},
+        "identity": identity,
+        "config_hash": identity_hash(identity),
+    }  # fmt: skip
+
+
 def write_run(
     experiment: Path,
     step: str,
@@ -64,18 +87,9 @@ def write_run(
         "SEED": seed,
         "DATA_HASH": data_hash,
     }
-    hardware = {"device": "cuda", "device_name": device_name, "cpu": "x", "cores": 16, "memory_gib": 128, "driver": "1"}
-    provenance = {
-        "command": ["gpt2/train_ra_mla.py", "--config", "config"],
-        "started": "2026-01-02T03:04:05+00:00",
-        "code": {"commit": commit, "dirty": False, "diff": ""},
-        "versions": {"python": "3.12.1", "torch": torch_version, "numpy": "2.0", "cuda": "12.8", "triton": "3.4"},
-        "hardware": hardware,
-        "data": {"dataset": "stdlib", "tokenizer": "byte", "hash": data_hash, "train_tokens": 9_000_000,
-                 "val_tokens": 1_000_000, "val_bytes_per_token": 1.0},
-        "identity": identity,
-        "config_hash": identity_hash(identity),
-    }  # fmt: skip
+    provenance = provenance_of(
+        identity, device_name=device_name, data_hash=data_hash, torch_version=torch_version, commit=commit
+    )
     _write_json(directory / "provenance.json", provenance)
     lines = list(_metrics(val_loss, iters, seed, ms_per_step, gates, gate_starts or {}))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -382,7 +382,7 @@ def test_a_model_whose_output_is_not_finite_is_one_line(
             run_sample(monkeypatch, tmp_path / "model.pt", f"--temperature={temperature}")
 
 
-@pytest.mark.parametrize("name", ["evil", "../x", "", 7, None, ["byte"]])
+@pytest.mark.parametrize("name", ["evil", "../x", "", 7, ["byte"]])
 def test_a_tokenizer_that_is_none(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
     from tests.harness.synthetic_runs import write_run
 

@@ -24,7 +24,7 @@ from scripts.benchmark_training import SMALL
 load, folder, cpu = training.Load(**SMALL, dtype="float32"), Path(sys.argv[1]), torch.device("cpu")
 training._write_tokens(load, folder)
 batches = training._batches(load, cpu, folder)
-trainer = training.OurTrainer(load, training.OURS["baseline"], cpu, folder / "run", Stopwatch(cpu))
+trainer = training.OurTrainer(load, training.OURS["baseline"], cpu, folder, Stopwatch(cpu))
 
 def steps():
     for batch in 5 * batches:

@@ -10,10 +10,11 @@ import pytest
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_json
 from gpt2.run.record import check_identity
+from tests.harness.synthetic_runs import provenance_of
 
 
 def refusal(directory: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    write_json(directory / "provenance.json", {"identity": theirs})
+    write_json(directory / "provenance.json", provenance_of(theirs))
     with pytest.raises(UserError) as caught:
         check_identity(directory, ours)
     return str(caught.value)
@@ -41,4 +42,5 @@ def test_what_would_not_go_on_is_not_told_so(tmp_path: Path, ours: dict[str, Any
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
     assert "INIT_FROM" not in refusal(tmp_path, {"MAX_ITERS": 100}, {"MAX_ITERS": 150})

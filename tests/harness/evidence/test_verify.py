@@ -288,7 +288,7 @@ TAMPERINGS: dict[str, tuple[Tamper, str, str]] = {
     "a weight that is no number": (
         lambda r: checkpoint(r, lambda state: state["model"]["transformer.wpe.weight"][3].fill_(math.nan)),
         "checkpoints",
-        r"step-00000017\.pt: transformer\.wpe\.weight is not finite",
+        r"step-00000017\.pt: transformer\.wpe\.weight holds numbers that are not finite",
     ),
     "a weight of another shape": (
         lambda r: checkpoint(r, lambda state: state["model"].update({"transformer.ln_f.bias": torch.zeros(3)})),

@@ -27,6 +27,7 @@ from gpt2.run.record import run_identity
 from harness.configure.plan import Plan, make_plan
 from harness.launch.check import check_plan, print_checks
 from harness.launch.runner import run_plan
+from tests.harness.synthetic_runs import provenance_of
 from tests.tiny import SETTINGS, tiny
 
 
@@ -311,7 +312,7 @@ def test_a_directory_that_holds_another_run_fails(tmp_path: Path) -> None:
     (run.path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
     identity = run_identity(run.config, open_dataset(run.config.data))
     for recorded, ok in [(identity, True), ({**identity, "BETA1": 0.8}, False), ({**identity, "TF32": False}, False)]:
-        (run.path / "provenance.json").write_text(json.dumps({"identity": recorded}))
+        (run.path / "provenance.json").write_text(json.dumps(provenance_of(recorded)))
         checks = {check.run.name: check.error for check in check_plan(plan)}
         assert checks["baseline/seed-1"] is None
         assert (checks["baseline/seed-2"] is None) == ok
@@ -330,6 +331,8 @@ def check_plan_errors(plan: Plan) -> list[str | None]:
 def test_a_cpu_for_which_nothing_can_be_compiled_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
+    # torch sets it where something has been compiled, in another test perhaps before this was imported.
+    monkeypatch.setattr("harness.launch.launchers._GIVEN_CACHE", None)
     if what == "no compiler":
         monkeypatch.setenv("PATH", str(tmp_path))
         results = tmp_path / "results"
