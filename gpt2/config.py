@@ -12,35 +12,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt2.base.errors import UserError
-from gpt2.base.text import shown
+from gpt2.base.settings import check, check_path, setting
 from gpt2.idle import Identity, all_warm_up, autocasts, gates_held, never_decays, plain_low_slot
-
-
-def setting(
-    default: Any,
-    symbol: str,
-    *,
-    choice: bool = False,
-    identity: bool = True,
-    only_if: Callable[[GPTConfig], bool] | None = None,
-    idle_if: Callable[[Identity], bool] | None = None,
-) -> Any:
-    """A dataclass field that a Kconfig symbol fills.
-
-    `choice`: `symbol` is the prefix of a choice's members, and the value is the rest of the chosen member's name in
-    lower case (DTYPE_FLOAT16 -> "float16"). `identity`: whether it affects a run's numbers. `only_if`: the models in
-    which it does anything; elsewhere it does not belong to the identity. `idle_if`: the runs in which other settings
-    leave it nothing to do; their identity has its default, whatever it is set to (`settled`).
-    """
-    metadata = {"symbol": symbol, "choice": choice, "identity": identity, "only_if": only_if, "idle_if": idle_if}
-    return field(default=default, metadata=metadata)
-
 
 BUILT_IN = ("baseline", "ra_v5", "mla", "ra_mla")
 """The variants whose settings `GPTConfig` has fields for."""
@@ -56,27 +33,6 @@ def _may_have_gates(model: GPTConfig) -> bool:
 
 def _has_mla(model: GPTConfig) -> bool:
     return model.attention in ("mla", "ra_mla")
-
-
-class SettingError(UserError):
-    """A value that a setting cannot have. Its reader adds where the value came from (`Resolved.run_config`)."""
-
-    def __init__(self, symbol: str, value: object, expected: str) -> None:
-        super().__init__(f"{symbol}={shown(value)}: {expected}")
-        self.symbol = symbol
-
-
-def check(condition: bool, symbol: str, value: object, expected: str) -> None:
-    """Raise a one-line error that names the symbol (or field) and the value unless `condition` holds."""
-    if not condition:
-        raise SettingError(symbol, value, expected)
-
-
-def check_path(symbol: str, path: str) -> None:
-    """Refuse what no command that is given the path would take for one."""
-    check(bool(path.strip()), symbol, f'"{path}"', "name a path")
-    check(path[0] != "-", symbol, f'"{path}"', f'commands would take it for an option: write "./{path}"')
-    check(path[0] != "~", symbol, f'"{path}"', f'"~" stands for nothing here: write "{os.path.expanduser(path)}"')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,9 @@ import kconfiglib
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, read_file, write_text
+from gpt2.base.settings import SettingError
 from gpt2.base.text import shown
-from gpt2.config import RunConfig, SettingError
+from gpt2.config import RunConfig
 from gpt2.symbols import run_config
 
 HEADER = "# A complete configuration. `make menuconfig` edits it, `make savedefconfig` shortens it.\n"

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from gpt2.config import BUILT_IN, DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig, check
+from gpt2.base.settings import check
+from gpt2.config import BUILT_IN, DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig
 
 Symbols = Mapping[str, bool | int | str]
 """Values of a resolved configuration by symbol name, without the CONFIG_ prefix. Invisible symbols are absent."""

@@ -17,7 +17,8 @@ from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
-from gpt2.config import DATA_PATHS, RunConfig, check_path, is_of_a_run
+from gpt2.base.settings import check_path
+from gpt2.config import DATA_PATHS, RunConfig, is_of_a_run
 from gpt2.dotconfig import Assignment, Resolved, file_of
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, SettingError, identity_differences, identity_hash
+from gpt2.base.settings import SettingError
+from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, identity_differences, identity_hash
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.symbols import padded, run_config
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from gpt2.attention.mla import MultiHeadLatentAttention
 from gpt2.attention.ra_mla import ReciprocalLatentAttention
 from gpt2.attention.shared import LayerCache
-from gpt2.config import GPTConfig, SettingError
+from gpt2.base.settings import SettingError
+from gpt2.config import GPTConfig
 from tests.gpt2.variants import explicit_attention
 
 B, T, C, H, L, R = 2, 10, 32, 4, 12, 3

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5
 from gpt2.attention.shared import LayerCache
-from gpt2.config import GPTConfig, SettingError
+from gpt2.base.settings import SettingError
+from gpt2.config import GPTConfig
 from gpt2.model import GPT
 from tests.gpt2.variants import explicit_attention, small_config, small_model
 

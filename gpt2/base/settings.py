@@ -1,0 +1,52 @@
+"""What a setting is, a dataclass field that a Kconfig symbol fills, and how a value that it cannot have is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from typing import Any
+
+from gpt2.base.errors import UserError
+from gpt2.base.text import shown
+
+
+def setting(
+    default: Any,
+    symbol: str,
+    *,
+    choice: bool = False,
+    identity: bool = True,
+    only_if: Callable[[Any], bool] | None = None,
+    idle_if: Callable[[Mapping[str, Any]], bool] | None = None,
+) -> Any:
+    """A dataclass field that a Kconfig symbol fills.
+
+    `choice`: `symbol` is the prefix of a choice's members, and the value is the rest of the chosen member's name in
+    lower case (DTYPE_FLOAT16 -> "float16"). `identity`: whether it affects a run's numbers. `only_if`: the models in
+    which it does anything; elsewhere it does not belong to the identity. `idle_if`: the runs in which other settings
+    leave it nothing to do; their identity has its default, whatever it is set to (`settled`).
+    """
+    metadata = {"symbol": symbol, "choice": choice, "identity": identity, "only_if": only_if, "idle_if": idle_if}
+    return field(default=default, metadata=metadata)
+
+
+class SettingError(UserError):
+    """A value that a setting cannot have. Its reader adds where the value came from (`Resolved.run_config`)."""
+
+    def __init__(self, symbol: str, value: object, expected: str) -> None:
+        super().__init__(f"{symbol}={shown(value)}: {expected}")
+        self.symbol = symbol
+
+
+def check(condition: bool, symbol: str, value: object, expected: str) -> None:
+    """Raise a one-line error that names the symbol (or field) and the value unless `condition` holds."""
+    if not condition:
+        raise SettingError(symbol, value, expected)
+
+
+def check_path(symbol: str, path: str) -> None:
+    """Refuse what no command that is given the path would take for one."""
+    check(bool(path.strip()), symbol, f'"{path}"', "name a path")
+    check(path[0] != "-", symbol, f'"{path}"', f'commands would take it for an option: write "./{path}"')
+    check(path[0] != "~", symbol, f'"{path}"', f'"~" stands for nothing here: write "{os.path.expanduser(path)}"')
