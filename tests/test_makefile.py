@@ -332,3 +332,15 @@ def test_a_python_without_ensurepip_is_one_line(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"^this Python cannot make virtual environments: .*python3-venv.*PYTHON="):
         venv.main()
     assert os.listdir() == ["constraints.txt"]
+
+
+@pytest.mark.parametrize(
+    "name", ["python", "a python", "python's", "python$HOME", 'python"3"', "python;true", "python~*"]
+)
+def test_no_shell_stands_between_make_and_a_command(tmp_path: Path, name: str) -> None:
+    """SIGTERM to make alone is passed on to its children, and a shell among them would die of it without a word."""
+    python = tmp_path / name
+    python.write_text("#!/bin/sh\ncat /proc/$PPID/comm\n")
+    python.chmod(0o755)
+    result = make(ROOT, "all", python=str(python))
+    assert (result.returncode, result.stdout) == (0, "make\n")
