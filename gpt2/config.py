@@ -353,6 +353,13 @@ def _idle_in(identity: Identity) -> set[str]:
     return {symbol for symbol, f in _IDLE.items() if symbol in identity and f.metadata["idle_if"](identity)}
 
 
+def does_something(symbol: str, identity: Identity) -> bool:
+    """Whether a setting of a run, or a member of a choice, can make a difference to the run of this identity."""
+    keys = [key for key in _CONDITIONAL | _IDLE.keys() if symbol == key or symbol.startswith(f"{key}_")]
+    key = max(keys, key=len, default=None)
+    return key is None or (key in identity and key not in _idle_in(identity))
+
+
 def is_of_a_run(symbol: str) -> bool:
     """Whether a symbol is no name, place or pace of logging, but a setting that can affect a run's numbers."""
     outside = [f.metadata for f in _FIELDS if not f.metadata["identity"]]

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +99,25 @@ def read_json(path: Path) -> dict[str, Any]:
 def existing_parent(path: Path) -> Path:
     """The path itself if there is anything, else the closest of the directories above it that there is."""
     path = path.absolute()
-    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+    # A link that leads nowhere, to a disk that is not there perhaps, is in the way of what would be made.
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists() or candidate.is_symlink())
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, where there is none. UserError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a link that leads nowhere" if path.is_symlink() and not path.exists() else error.strerror
+        raise UserError(f"{path}: cannot be made a directory: {reason}") from None
+
+
+def check_can_hold(directory: Path) -> None:
+    """Raise UserError if nothing can be made in a directory: some file systems say so only when it is tried."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".check-", dir=directory))
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written to: {error.strerror}") from None
 
 
 _KINDS = {

@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import read_json, write_json
+from gpt2.base.files import make_directory, read_json, write_json
 from gpt2.base.progress import Progress
 from gpt2.config import DataConfig
 from gpt2.data.corpora import Corpus, Files, open_corpus
@@ -108,7 +108,7 @@ def prepare(config: DataConfig, report: Progress = lambda share, what: None) -> 
     """
     if config.dataset != "bin":
         path = prepared_path(config)
-        path.mkdir(parents=True, exist_ok=True)
+        make_directory(path)
         with _locked(path / ".lock", report):
             if not (path / "meta.json").exists():
                 _build(config, open_corpus(config), load_tokenizer(config.tokenizer), path, report)

@@ -169,6 +169,11 @@ def _by_numbers(raw: np.ndarray) -> tuple[str, ...] | None:
         # Of large ones, any few words could be that by chance.
         if whole.all() and _are_various(numbers, 16 if zeros.any() else 4):
             return f"{np.dtype(dtype).name} tokens", "astype", dtype
+    halves = words.view("<f2")
+    with np.errstate(invalid="ignore"):
+        # Above 1024 every one is whole.
+        if ((halves == np.floor(halves)) & (halves >= 0) & (halves < 1024)).all() and _are_various(halves, 16):
+            return "float16 tokens", "astype", "<f2"
     for name, dtype, column, zeros in (
         ("int64 tokens", "<i8", quads[:, 0], quads[:, 1:]),
         ("big-endian int64 tokens", ">i8", quads[:, 3], quads[:, :3]),

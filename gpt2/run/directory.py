@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpt2.base.errors import one_line
-from gpt2.base.files import read_json, write_json
+from gpt2.base.files import make_directory, read_json, write_json
 from gpt2.run.lock import RunLock
 
 
@@ -18,7 +18,7 @@ def hold(directory: Path, fd: int | None = None) -> Iterator[RunLock]:
     fd: of the lock that the process which started this one has taken and shares. What a killed process left
     half-written goes: at GPT-2's size a checkpoint is 1.5 GB.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     lock = RunLock(directory, fd)
     try:
         _sweep(directory)

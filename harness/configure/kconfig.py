@@ -132,7 +132,7 @@ def command_line_assignments(environ: Mapping[str, str] = os.environ) -> list[As
     for symbol in symbols:
         for name in {symbol, f"CONFIG_{symbol}"} & environ.keys() - variables.keys():
             value = environ[name] if len(environ[name]) < 60 else f"{environ[name][:60]}..."
-            _note(f"note: {name}={value!r} in the environment is not read; as an argument it is: make {symbol}=...")
+            note(f"{name}={value!r} in the environment is not read; as an argument it is: make {symbol}=...")
     for variable, value in variables.items():
         if variable == "RESULTS":
             raise UserError(
@@ -153,9 +153,9 @@ def command_line_assignments(environ: Mapping[str, str] = os.environ) -> list[As
 
 
 @functools.cache
-def _note(line: str) -> None:
+def note(line: str) -> None:
     """Say something once, however often a command looks at its settings."""
-    print(line, file=sys.stderr)
+    print(f"note: {line}", file=sys.stderr)
 
 
 def assignment(text: str) -> Assignment:

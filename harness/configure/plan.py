@@ -18,7 +18,8 @@ from typing import Any
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.settings import check_path
-from gpt2.config import DATA_PATHS, RunConfig, is_of_a_run
+from gpt2.base.text import shown
+from gpt2.config import DATA_PATHS, RunConfig, does_something, is_of_a_run
 from gpt2.dotconfig import Assignment, Resolved, file_of
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
@@ -28,6 +29,7 @@ from harness.configure.kconfig import (
     command_line_assignments,
     load_dotconfig,
     named_experiment,
+    note,
     overlay,
 )
 from harness.configure.lists import parse_seeds, parse_steps, parse_sweep
@@ -155,7 +157,11 @@ def plan_with(base: Resolved, settings: Sequence[Assignment]) -> Plan:
     Raises UserError.
     """
     resolved = overlay(base, settings)
-    return make_plan(resolved, [*resolved.minimal(), *settings])
+    plan = make_plan(resolved, [*resolved.minimal(), *settings])
+    for setting in settings:
+        if not any(does_something(setting.symbol, run.config.identity()) for run in plan.runs):
+            note(f"{setting.symbol}={shown(setting.value)} does nothing in any of the runs that are asked for")
+    return plan
 
 
 def save(plan: Plan, path: Path = DOTCONFIG) -> None:

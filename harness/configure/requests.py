@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import write_text
+from gpt2.base.files import make_directory, write_text
 from gpt2.dotconfig import Resolved, load_complete
 from harness.configure.plan import Plan, PlannedRun, make_plan
 
@@ -33,7 +33,7 @@ class Request:
 def record_request(plan: Plan) -> None:
     """Keep what a plan was made from in its experiment's directory, unless it has been asked before."""
     asked = plan.directory / "asked"
-    asked.mkdir(parents=True, exist_ok=True)
+    make_directory(asked)
     known = [(request, _text(request.path)) for request in requests(plan.directory)]
     for request, text in known:
         if request.when is None:  # how the experiment was started, before all of it was kept
@@ -61,7 +61,7 @@ def asked_plan(directory: Path, load: Callable[[Path], Resolved] = load_complete
     """
     plans = [make_plan(load(request.path), asked=()) for request in requests(directory)]
     if not plans:
-        raise UserError(f"{directory / 'config'}: cannot be read: there is no such file")
+        raise UserError(f"{directory / 'config'}: cannot be read: No such file or directory")
     runs: dict[str, PlannedRun] = {}
     for plan in plans:
         runs |= {run.name: run for run in plan.runs}

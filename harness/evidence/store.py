@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
 from harness.configure.kconfig import list_steps
+from harness.configure.plan import PATHS
 
 SUMMARY_COLUMNS = (
     *("step", "seed", "status", "val_loss", "val_bpb", "train_loss", "iters", "tokens", "ms_per_step", "tokens_per_s"),
@@ -278,12 +279,36 @@ def load_run(directory: Path, step: str, seed: int) -> RunRecord:
             metrics=read("metrics.jsonl", read_metrics) or [],
             settings=read("config", read_settings) or {},
         )
+        if reason := _belongs_elsewhere(record):
+            raise UserError(f"{directory}: {reason}: it was trained as another run, and has been put here")
         hashes = [of["config_hash"] for of in (record.summary, record.provenance) if of and "config_hash" in of]
         if len(set(hashes)) > 1:
             raise UserError(f"{directory / 'summary.json'}: config_hash is not that of provenance.json: of another run")
     except (UserError, OSError) as error:
         return RunRecord(step=step, seed=seed, path=directory, damage=str(error))
     return record
+
+
+def _belongs_elsewhere(record: RunRecord) -> str | None:
+    """What a run says of itself that its directory's name does not: a copy under another name is no other run."""
+    if record.provenance is not None:
+        seed = record.provenance["identity"].get("SEED", record.seed)
+        if seed != record.seed:
+            return f"SEED is {seed}, and {record.seed} by the directory's name"
+    step, _, swept = record.step.partition("@")
+    promised = _settings_of_step(step) | dict(part.split("=", 1) for part in swept.split("@") if "=" in part)
+    for symbol, value in promised.items():
+        # Of a path, the name has a hash.
+        if symbol not in PATHS and record.settings.get(symbol, value) != value:
+            return f"CONFIG_{symbol} is {shown(record.settings[symbol])}, and {shown(value)} by the directory's name"
+    return None
+
+
+@cache
+def _settings_of_step(name: str) -> dict[str, str]:
+    """What a step sets that makes a difference to a run; nothing where there is no such step."""
+    fragments = (step.assignments() for step in list_steps() if step.name == name)
+    return {a.symbol: a.value for fragment in fragments for a in fragment if not a.symbol.startswith("STEP_")}
 
 
 def own_symbols(arm: Arm) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gpt2.base.errors import UserError, one_line
-from gpt2.base.files import existing_parent, read_json
+from gpt2.base.files import check_can_hold, existing_parent, read_json
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from gpt2.checks.compiler import cpu_compile_error
@@ -74,6 +74,8 @@ def describe_data(config: RunConfig) -> str:
     Raises UserError where it can be neither opened nor prepared, or does not fill a sequence of training or evaluation.
     """
     ready, line = dataset_status(config.data)
+    if not ready:
+        _look_at_directory(Path(config.data.data_dir), "DATA_DIR")
     dataset = open_dataset(config.data) if ready else preview(config.data)
     if dataset is None:
         return line
@@ -161,13 +163,17 @@ def _cpu_compile_error(cache: Path, path: str | None) -> str | None:
     return cpu_compile_error(cache)
 
 
+def _look_at_directory(path: Path, symbol: str) -> None:
+    """Raise UserError if a directory could not be made or written to; `symbol` says where it is."""
+    there = existing_parent(path)
+    if not there.is_dir():
+        raise UserError(f"{there}: is in the way of {path}; choose another CONFIG_{symbol}, or move it")
+    check_can_hold(there)
+
+
 def _look_at_place(run: PlannedRun) -> None:
     """Raise UserError if the run's directory could not be made or written to, or holds another run."""
-    there = existing_parent(run.path)
-    if not there.is_dir():
-        raise UserError(f"{there}: is in the way of {run.path}; choose another CONFIG_MODEL_NAME, or move it")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{there}: cannot be written to; choose another CONFIG_RESULTS_DIR")
+    _look_at_directory(run.path, "MODEL_NAME")
     provenance = run.path / "provenance.json"
     recorded = read_json(provenance)["identity"] if provenance.exists() else {}
     if recorded and dataset_status(run.config.data)[0]:

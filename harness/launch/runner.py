@@ -23,7 +23,7 @@ from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.dotconfig import Assignment
 from gpt2.run.directory import hold
 from gpt2.run.lock import HeldElsewhere, RunLock
-from gpt2.run.record import check_identity, run_identity
+from gpt2.run.record import AnotherRun, check_identity, run_identity
 from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, PlannedRun, remember_experiment
 from harness.configure.requests import record_request
@@ -45,9 +45,10 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = ()) -> int:
     prepare_data(plan)
     # Opened once: the runs of a plan mostly share one data set.
     datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
+    identities = {run.path: run_identity(run.config, datasets[run.config.data]) for run in plan.runs}
     for run in plan.runs:
         check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
-        check_identity(run.path, run_identity(run.config, datasets[run.config.data]))
+        check_identity(run.path, identities[run.path])
     record_request(plan)
     remember_experiment(plan)
 
@@ -58,10 +59,15 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = ()) -> int:
             for run in runs:
                 try:
                     with hold(run.path) as lock:
+                        check_identity(run.path, identities[run.path])  # another make may have been here since
                         status = _attend(run, lock, [f"{a.symbol}={a.value}" for a in given], view)
                 except HeldElsewhere as error:
                     view.elsewhere(run.name, str(error))
                     elsewhere.append(run)
+                    continue
+                except AnotherRun as error:
+                    view.refused(run.name, str(error))
+                    failed += 1
                     continue
                 write_summary_csv(load_experiment(plan.directory))
                 if status == "interrupted":

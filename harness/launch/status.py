@@ -8,6 +8,7 @@ from rich.text import Text
 
 from gpt2.base import terminal
 from gpt2.base.text import showable, shown
+from gpt2.config import identity_differences
 from gpt2.run.lock import RunLock
 from harness.configure.plan import Plan, PlannedRun
 from harness.evidence.store import RunRecord, load_run
@@ -16,6 +17,7 @@ STYLES = {
     "done": "green",
     "failed": "bold red",
     "damaged": "bold red",
+    "another run": "bold red",
     "running": "cyan",
     "interrupted": "yellow",
     "unfinished": "yellow",
@@ -32,16 +34,33 @@ def print_status(plan: Plan, console: Console | None = None) -> None:
     for column in ("status", "step", "val_loss", "ms/step", "tokens/s", "GiB"):
         table.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
     records = [load_run(run.path, run.step, run.seed) for run in plan.runs]
-    for run, record in zip(plan.runs, records, strict=True):
-        table.add_row(*_row(run, record))
+    others = [_differences(run, record) for run, record in zip(plan.runs, records, strict=True)]
+    for run, record, differ in zip(plan.runs, records, others, strict=True):
+        table.add_row(*_row(run, record, "another run" if differ else None))
     console.print(table)
+    for run, differ in zip(plan.runs, others, strict=True):
+        if differ:
+            console.print(Text(f"{run.name} holds another run: {shown('; '.join(differ), 400)}"), soft_wrap=True)
     for record in records:
         if record.damage is not None:
             console.print(Text(f"{record.name} is damaged: {shown(record.damage, 400)}"), soft_wrap=True)
 
 
-def _row(run: PlannedRun, record: RunRecord) -> list[Text | str]:
-    status = "running" if RunLock.is_held(run.path) else record.status
+def _differences(run: PlannedRun, record: RunRecord) -> list[str]:
+    """What makes the run that a directory holds another one than is planned, as far as settings tell."""
+    if record.provenance is None:
+        return []
+    recorded = record.provenance["identity"]
+    # Of data and of the weights it started from, a plan knows the names alone.
+    ours = run.config.identity() | {key: recorded[key] for key in ("DATA_HASH", "INIT_FROM") if key in recorded}
+    return [
+        f"CONFIG_{symbol} is {recorded.get(symbol)!r} there and {ours.get(symbol)!r} here"
+        for symbol in identity_differences(recorded, ours)
+    ]
+
+
+def _row(run: PlannedRun, record: RunRecord, other: str | None) -> list[Text | str]:
+    status = other or ("running" if RunLock.is_held(run.path) else record.status)
     step = _last(record, "train", "step") or 0
     val_loss = record.value("val_loss") or _last(record, "eval", "val_loss")
     return [

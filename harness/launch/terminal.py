@@ -68,6 +68,11 @@ class LiveView:
         """Another process sees to a run."""
         self._line(name, "elsewhere", f"{why}; looked at again at the end", "dim")
 
+    def refused(self, name: str, why: str) -> None:
+        """Another run is where this one would be."""
+        self._left[name] = 0
+        self._line(name, "FAILED", why, "bold red")
+
     def started(self, name: str) -> None:
         """A run begins."""
         self._name, self._phase, self._train, self._val_loss, self._first = name, "starting", {}, None, None

@@ -63,6 +63,7 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a2146' *
 FOREIGN: dict[str, tuple[bytes, str]] = {
     "npy uint16": (saved(np.arange(500, dtype=np.uint16)), r"\.npy"),
     "npy uint32": (saved(np.arange(500, dtype=np.uint32)), r"\.npy"),
+    "float16 of a small vocabulary": ((TEXT_BYTES[:4000]).astype("<f2").tobytes(), "float16 tokens"),
     "zip": (zipped(), "zip"),
     "tar": (tarred(), "tar archive"),
     "gzip": (even(gzip.compress(TEXT.encode())), "gzip"),

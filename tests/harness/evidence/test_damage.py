@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,19 @@ def test_status_shows_it_and_make_leaves_it_alone(
         run_plan(plan)
     assert before == {path: path.lstat().st_mtime_ns for path in record.path.iterdir()}
     assert not plan.runs[0].path.exists()
+
+
+@pytest.mark.parametrize("to", ["baseline/seed-3", "ra-v5-eager/seed-1", "baseline@LEARNING_RATE=1e-3/seed-1"])
+def test_a_run_under_a_name_that_is_not_its_own_is_no_run(tmp_path: Path, to: str) -> None:
+    for seed in (1, 2):
+        run = write_run(tmp_path, "baseline", seed)
+        with (run / "config").open("a") as file:
+            file.write(
+                'CONFIG_ATTENTION_BASELINE=y\n# CONFIG_ATTENTION_RA_V5 is not set\nCONFIG_LEARNING_RATE="6e-4"\n'
+            )
+    assert all(run.damage is None for run in load_experiment(tmp_path).runs)
+    shutil.rmtree(tmp_path / to, ignore_errors=True)
+    shutil.copytree(tmp_path / "baseline" / "seed-1", tmp_path / to)
+    (copy,) = (run for run in load_experiment(tmp_path).runs if run.path == tmp_path / to)
+    assert copy.status == "damaged"
+    assert "by the directory's name" in str(copy.damage)

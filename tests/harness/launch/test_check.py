@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -298,8 +300,16 @@ def test_a_directory_that_cannot_be_had_fails(tmp_path: Path, monkeypatch: pytes
         assert reason.startswith(f"{taken}: is in the way of {plan.runs[0].path}; ")
         taken.unlink()
     shutil.rmtree(plan.directory)
-    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != plan.directory.parent)
-    assert failures(plan) == [f"{plan.directory.parent}: cannot be written to; choose another CONFIG_RESULTS_DIR"]
+    with monkeypatch.context() as patch:
+        make = tempfile.mkdtemp
+
+        def refused(prefix: str, dir: Path) -> str:
+            if Path(dir) == plan.directory.parent:
+                raise PermissionError(errno.EPERM, "Operation not permitted", str(dir))
+            return make(prefix=prefix, dir=dir)
+
+        patch.setattr("gpt2.base.files.tempfile.mkdtemp", refused)
+        assert failures(plan) == [f"{plan.directory.parent}: cannot be written to: Operation not permitted"]
     assert list(plan.directory.parent.iterdir()) == []
     long = planned(tmp_path, RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1", MODEL_NAME="x" * 300)
     assert failures(long) == [f"{long.runs[0].path}: File name too long"]
@@ -349,3 +359,24 @@ def test_a_cpu_for_which_nothing_can_be_compiled_fails(
 @pytest.mark.slow
 def test_a_cpu_for_which_code_can_be_compiled_passes(tmp_path: Path) -> None:
     assert failures(planned(tmp_path, RA_MLA_ABLATION_STEPS="5", ABLATION_SEEDS="1")) == []
+
+
+def test_a_link_that_leads_nowhere_fails_the_check_as_it_fails_the_run(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "not mounted")
+    settings = {"RA_MLA_ABLATION_STEPS": "1", "ABLATION_SEEDS": "1"}
+    plan = planned(tmp_path, RESULTS_DIR=str(link), **settings)
+    (reason,) = failures(plan)
+    assert reason.startswith(f"{link}: is in the way of ")
+    with pytest.raises(UserError, match="cannot be made a directory") as caught:
+        run_plan(plan)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that refuses without a word")
+def test_a_file_system_that_takes_nothing_fails_the_check(tmp_path: Path) -> None:
+    plan = planned(tmp_path, RESULTS_DIR="/proc/results", RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1")
+    (reason,) = failures(plan)
+    assert reason.startswith("/proc: cannot be written to: ")
+    with pytest.raises(UserError, match=r"^/proc/results"):
+        run_plan(plan)

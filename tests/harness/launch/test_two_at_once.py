@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpt2.run.directory import hold
 from gpt2.run.lock import HeldElsewhere, RunLock
 from harness.configure.plan import make_plan
+from harness.launch import runner
 from harness.launch.runner import run_plan
+from harness.launch.status import print_status
 from tests.harness.launch.checkout import Checkout, processes, wait_for
 from tests.tiny import tiny
 
@@ -54,6 +57,33 @@ def test_what_is_left_of_a_run_that_was_held_elsewhere_is_trained(
     monkeypatch.setattr("harness.launch.runner._wait_for_one_of", lambda runs: holder.communicate())
     assert run_plan(plan) == 0
     assert all(run.is_done for run in plan.runs)
+
+
+def test_what_another_make_has_trained_there_with_other_settings_is_not_taken_for_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "1", "ABLATION_SEEDS": "1"}
+    plan, other = (make_plan(tiny(tmp_path, MAX_ITERS=iters, **settings)) for iters in ("12", "13"))
+    attempts = iter([HeldElsewhere("it is being trained")])
+    held = runner.hold
+
+    def held_at_first(path: Path) -> Any:
+        for error in attempts:
+            raise error
+        return held(path)
+
+    monkeypatch.setattr(runner, "hold", held_at_first)
+    monkeypatch.setattr(runner, "_wait_for_one_of", lambda runs: run_plan(other))
+    assert run_plan(plan) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED" in printed
+    assert "holds another run: CONFIG_MAX_ITERS is 13 there and 12 here" in printed
+    print_status(plan)
+    status = capsys.readouterr().out
+    assert "another run" in status and "done" not in status
+    assert "baseline/seed-1 holds another run: CONFIG_MAX_ITERS is 13 there and 12 here" in status
 
 
 def test_what_was_being_written_is_swept_by_whoever_holds_the_directory(tmp_path: Path) -> None:
