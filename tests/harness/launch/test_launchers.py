@@ -66,8 +66,12 @@ def test_runs_share_what_is_imported_until_it_is_edited(checkout: Checkout) -> N
     ("mistake", "reason"),
     [
         ("def (\n", "SyntaxError: invalid syntax"),
-        ("import sys; sys.exit(3)\n", "printed nothing"),
-        ("print('deep', flush=True); import ctypes; ctypes.string_at(0)\n", "killed by SIGSEGV; deep"),
+        pytest.param("import sys; sys.exit(3)\n", "printed nothing", marks=pytest.mark.slow),
+        pytest.param(
+            "print('deep', flush=True); import ctypes; ctypes.string_at(0)\n",
+            "killed by SIGSEGV; deep",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_code_that_cannot_be_imported_fails_each_run_with_its_reason(
@@ -151,7 +155,7 @@ def test_the_death_of_what_runs_are_forked_off_costs_one_run_its_time(checkout: 
     assert summary(plan, 1)["status"] == "done"
 
 
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("closed", [(0, 1, 2), *(pytest.param((fd,), marks=pytest.mark.slow) for fd in (0, 1, 2))])
 def test_runs_need_no_terminal(checkout: Checkout, closed: tuple[int, ...]) -> None:
     plan = checkout.plan(ABLATION_SEEDS="1")
 

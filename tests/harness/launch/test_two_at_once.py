@@ -111,7 +111,7 @@ def test_what_was_being_written_is_swept_by_whoever_holds_the_directory(tmp_path
         assert (run / "summary.json").exists()
 
 
-@pytest.mark.parametrize("where", ["gpt2/run/warm_up.py", "gpt2/run/parts.py"])
+@pytest.mark.parametrize("where", ["gpt2/run/warm_up.py", pytest.param("gpt2/run/parts.py", marks=pytest.mark.slow)])
 def test_a_trainer_whose_runner_is_gone_ends_while_it_builds_and_compiles_too(checkout: Checkout, where: str) -> None:
     compiler = "import subprocess; subprocess.run(['sleep', '1000'])"
     name = {"gpt2/run/warm_up.py": "compile_and_warm_up", "gpt2/run/parts.py": "GPT"}[where]
