@@ -69,8 +69,8 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
         "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
-        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval lies within 0.05 % of "
-        "the loss.",
+        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval lies within 0.05 % "
+        "of the loss.",
     )
 
 
@@ -97,8 +97,8 @@ def cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Tab
         columns=["step", "reference", "of", "n", "reference's", "Δ %", "95 % interval", "verdict", "note"],
         rows=rows,
         text_columns=3,
-        note="Lower is better. Equivalent: the whole interval lies within 1 %. Costs are compared only where both sides ran "
-        "on the same device with the same compile setting. Throughput and training time are in comparison.csv.",
+        note="Lower is better. Equivalent: the whole interval lies within 1 %. Costs are compared only where both sides "
+        "ran on the same device with the same compile setting. Throughput and training time are in comparison.csv.",
     )
 
 
