@@ -1,7 +1,7 @@
 """The RA v5 plan's quick quality test: is a variant as good as its reference, do its gates move, does it stay finite?
 
 The variant and its reference (the first STEP_REFERENCE of its step) train on identical batches, seed by seed, as an
-ordinary experiment below results/: stopped and started again it goes on, and `make report` reads it. Then the seed's
+ordinary experiment below results/: stopped and started again it goes on, and `make report` reads it. Then the plan's
 three criteria are judged, noise taken into account. Each is PASS, FAIL or UNDECIDED:
 
 - Validation loss at most the reference's. On the paired differences over seeds, variant minus reference, with the

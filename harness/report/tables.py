@@ -97,8 +97,8 @@ def cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Tab
         columns=["step", "reference", "of", "n", "reference's", "Δ %", "95 % interval", "verdict", "note"],
         rows=rows,
         text_columns=3,
-        note="Lower is better. Equivalent: the whole interval lies within 1 %. Costs are compared only where both sides "
-        "ran on the same device with the same compile setting. Throughput and training time are in comparison.csv.",
+        note="Lower is better. Equivalent: the whole interval lies within 1 %. Costs are compared only where both "
+        "sides ran on the same device with the same compile setting. Throughput and training time: comparison.csv.",
     )
 
 
