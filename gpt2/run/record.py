@@ -16,14 +16,13 @@ import torch
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, finite, naming, write_json
-from gpt2.base.text import shown
-from gpt2.config import RunConfig, identity_differences
+from gpt2.config import RunConfig
 from gpt2.data.batches import EvalSet
 from gpt2.data.dataset import Dataset
 from gpt2.machine.device import hardware, versions
 from gpt2.run.checkpoint import sha256_of
 from gpt2.run.directory import holds_work
-from gpt2.run.records import read_provenance
+from gpt2.run.records import differences, read_provenance
 
 _SOURCES = ("Kconfig", "defconfigs", "gpt2", "harness", "scripts")
 
@@ -78,10 +77,7 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
     theirs = read_provenance(path)["identity"]
     # Through JSON, as theirs has been.
     ours = json.loads(json.dumps(identity))
-    differ = [
-        f"CONFIG_{shown(symbol)} is {_quoted(theirs.get(symbol))} there and {_quoted(ours.get(symbol))} here"
-        for symbol in identity_differences(theirs, ours)
-    ]
+    differ = differences(theirs, ours)
     if differ and not holds_work(directory):
         return False
     if differ:
@@ -170,10 +166,6 @@ def _now(device: torch.device) -> dict[str, Any]:
         "versions": versions(),
         "hardware": hardware(device),
     }
-
-
-def _quoted(value: object) -> str:
-    return shown(repr(value), 80)
 
 
 def _git(*args: str) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any
 from gpt2.base.errors import UserError
 from gpt2.base.files import read_file, read_json
 from gpt2.base.text import shown
+from gpt2.config import RunConfig, identity_differences
 
 Json = dict[str, Any]
 
@@ -115,6 +116,23 @@ def read_summary(path: Path) -> Json:
 def read_provenance(path: Path) -> Json:
     """A provenance.json. Raises UserError."""
     return _checked(path, read_json(path), PROVENANCE)
+
+
+def differences(recorded: Json, ours: Json) -> list[str]:
+    """What makes a recorded identity another run's than ours, a symbol and both of its values each."""
+    return [
+        f"CONFIG_{shown(symbol)} is {_quoted(recorded.get(symbol))} there and {_quoted(ours.get(symbol))} here"
+        for symbol in identity_differences(recorded, ours)
+    ]
+
+
+def identity_beside(config: RunConfig, recorded: Json) -> Json:
+    """The identity of a run as far as settings tell: of its data, and the weights it starts from, what is recorded."""
+    return config.identity() | {key: recorded[key] for key in ("DATA_HASH", "INIT_FROM") if key in recorded}
+
+
+def _quoted(value: object) -> str:
+    return shown(repr(value), 80)
 
 
 def read_tokenizer(path: Path) -> str | None:

@@ -22,6 +22,7 @@ from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status, preview
 from gpt2.machine.device import select_device, slow_precision
 from gpt2.run.record import check_identity, run_identity
+from gpt2.run.records import identity_beside
 from harness.configure.plan import Plan, PlannedRun
 from harness.launch.launchers import compiler_cache
 
@@ -179,5 +180,5 @@ def _look_at_place(run: PlannedRun) -> None:
     if recorded and dataset_status(run.config.data)[0]:
         identity = run_identity(run.config, open_dataset(run.config.data))
     else:  # of the data there is nothing to say yet
-        identity = run.config.identity() | {key: recorded[key] for key in ("DATA_HASH", "INIT_FROM") if key in recorded}
+        identity = identity_beside(run.config, recorded)
     check_identity(run.path, identity)

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from gpt2.base import terminal
 from gpt2.base.text import showable, shown
-from gpt2.config import identity_differences
 from gpt2.run.lock import RunLock
+from gpt2.run.records import differences, identity_beside
 from harness.configure.plan import Plan, PlannedRun
 from harness.evidence.store import RunRecord, load_run
 
@@ -51,12 +51,7 @@ def _differences(run: PlannedRun, record: RunRecord) -> list[str]:
     if record.provenance is None:
         return []
     recorded = record.provenance["identity"]
-    # Of data and of the weights it started from, a plan knows the names alone.
-    ours = run.config.identity() | {key: recorded[key] for key in ("DATA_HASH", "INIT_FROM") if key in recorded}
-    return [
-        f"CONFIG_{symbol} is {recorded.get(symbol)!r} there and {ours.get(symbol)!r} here"
-        for symbol in identity_differences(recorded, ours)
-    ]
+    return differences(recorded, identity_beside(run.config, recorded))
 
 
 def _row(run: PlannedRun, record: RunRecord, other: str | None) -> list[Text | str]:
