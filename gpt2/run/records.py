@@ -79,7 +79,7 @@ SUMMARY: Schema = {
     **dict.fromkeys(("ms_per_step?", "ms_per_step_iqr?", "tokens_per_s?", "mfu?", "peak_mem_gib?"), AMOUNT),
     **dict.fromkeys(("train_time_s?", "eval_time_s?", "checkpoint_time_s?"), AMOUNT),
     **dict.fromkeys(("wall_time_s?", "startup_s?", "waited_s?"), AMOUNT),
-    "timed?": {"lines": WHOLE, "shared": WHOLE},
+    "timed?": {"lines": WHOLE, "shared": WHOLE, "clean": FLAG},
     "config_hash?": TEXT,
     "compile?": {"ran": TEXT, "asked?": TEXT, "mode?": _or_null(TEXT)},
     "gates?": _or_null(OBJECT),
@@ -137,14 +137,15 @@ def _quoted(value: object) -> str:
     return shown(repr(value), 80)
 
 
-def timed(laps: Sequence[float], shared: Sequence[bool]) -> list[float]:
+def timed(laps: Sequence[float], shared: Sequence[bool]) -> tuple[list[float], bool]:
     """The ms per step that tell how fast a run is, of those of its lines of the log and whether each was `shared`.
 
     The first line's steps are slower than the rest where anything still warms up, and so are those during which another
-    process used the device. Where nothing else is left, these count all the same.
+    process used the device. Where nothing but these is left they count all the same, and the second value is False.
     """
     later = list(zip(laps, shared, strict=True))[1:] or list(zip(laps, shared, strict=True))
-    return [ms for ms, was_shared in later if not was_shared] or [ms for ms, _ in later]
+    clean = [ms for ms, was_shared in later if not was_shared]
+    return clean or [ms for ms, _ in later], bool(clean)
 
 
 def read_tokenizer(path: Path) -> str | None:

@@ -106,7 +106,7 @@ def differ(name: str, found: Any, expected: Any, tolerance: float = 0) -> Iterat
 def _time_errors(summary: Json, lines: Sequence[Json]) -> Iterator[str]:
     """Lines are rounded, so that these are alike only."""
     train = [line for line in lines if line["kind"] == "train"]
-    laps = timed([line["ms_per_step"] for line in train], [line.get("shared", False) for line in train])
+    laps, is_clean = timed([line["ms_per_step"] for line in train], [line.get("shared", False) for line in train])
     if not laps:
         return
     quartiles = statistics.quantiles(laps, n=4) if len(laps) > 1 else [0.0, 0.0, 0.0]
@@ -117,7 +117,7 @@ def _time_errors(summary: Json, lines: Sequence[Json]) -> Iterator[str]:
     }
     shared = sum(bool(line.get("shared")) for line in train)
     if "timed" in summary:
-        yield from differ("timed", summary["timed"], {"lines": len(train), "shared": shared})
+        yield from differ("timed", summary["timed"], {"lines": len(train), "shared": shared, "clean": is_clean})
     for name, (value, rounded) in found.items():
         said = summary.get(name)
         if said is None or abs(said - value) > rounded:
