@@ -11,6 +11,7 @@ continued from its newest whole checkpoint; one that holds another run is refuse
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -92,14 +93,15 @@ def train(run: Run, stop: Stop) -> str:
         is_ready = get_ready_beside(parts, run.share, run.differs)
         if not is_ready:
             run.event("memory", "does not fit beside the run that trains: gets ready when that has ended")
-        run.take_turn()
-        if not is_ready:
-            compile_and_warm_up(parts, run.differs)
-        stop.defer()
-        run.startup_s = process_age_s() - run.waited_s
-        run.event("training", f"steps {run.step} to {t.max_iters}")
         with closing(parts.batches(run.step)) as stream:
-            is_done = loop(run, stream, stop)
+            first = next(stream)  # and the thread that makes the others works ahead
+            run.take_turn()
+            if not is_ready:
+                compile_and_warm_up(parts, run.differs)
+            stop.defer()
+            run.startup_s = process_age_s() - run.waited_s
+            run.event("training", f"steps {run.step} to {t.max_iters}")
+            is_done = loop(run, itertools.chain([first], stream), stop)
         # The next run may have the device. What is left is the disk's.
         run.share.leave()
         run.wait_until_saved()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
+from torch import nn
 
 from gpt2.base.errors import one_line
 from gpt2.data.batches import Batch
@@ -64,6 +65,11 @@ def _warm_up(parts: Parts, batch: Batch) -> None:
         with autocast(parts.device, t.dtype):
             loss = parts.loss(*batch)
         loss.backward()
+    nn.utils.clip_grad_norm_(parts.parameters, 1.0)
+    # A step that is skipped, as one whose gradient is not finite is: its kernel and the moments' memory are there then.
+    parts.optimizer.found_inf = torch.ones((), device=parts.device)  # type: ignore[attr-defined]
+    parts.optimizer.step()
+    del parts.optimizer.found_inf  # type: ignore[attr-defined]
     parts.zero_grad()
     parts.model.eval()
     with torch.no_grad(), autocast(parts.device, t.dtype):

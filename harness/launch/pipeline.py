@@ -85,19 +85,29 @@ class Pipeline:
 
     def _free_slot(self, run: PlannedRun) -> Slot | None:
         """Where a run may get ready now; None where it has to wait."""
-        ready = {id(slot): sum(r.slot is slot and not r.is_training for r in self._active) for slot in self._slots}
-        busy = {id(slot): sum(r.slot is slot for r in self._active) for slot in self._slots}
-        slot = min(self._slots, key=lambda slot: (ready[id(slot)], busy[id(slot)]))
-        if any(r.run.name in self._alone for r in self._active if r.slot is slot):
+        is_alone = run.name in self._alone
+        may = [
+            slot
+            for slot in self._slots
+            if not (others := self._on_device(slot)) or not (is_alone or any(r.run.name in self._alone for r in others))
+        ]
+        if not may:
             return None
-        if run.name in self._alone and busy[id(slot)]:
-            return None
-        if not ready[id(slot)]:
+
+        def getting_ready(slot: Slot) -> int:
+            return sum(r.slot is slot and not r.is_training for r in self._active)
+
+        slot = min(may, key=lambda slot: (getting_ready(slot), sum(r.slot is slot for r in self._active)))
+        if not getting_ready(slot):
             return slot
         # What is compiled for the first time takes longest, and mostly one thread: side by side.
         compiles = run.config.train.compile != "none" and _shape(run) not in self._begun
         room = (os.cpu_count() or 1) // CORES_PER_COMPILATION
-        return slot if compiles and sum(ready.values()) < room and not self._alone else None
+        return slot if compiles and sum(map(getting_ready, self._slots)) < room and not self._alone else None
+
+    def _on_device(self, slot: Slot) -> list[Running]:
+        """What is on a slot's device, whether it trains or gets ready."""
+        return [running for running in self._active if running.slot.device == slot.device]
 
     def _start(self, run: PlannedRun, slot: Slot) -> None:
         try:
@@ -118,8 +128,8 @@ class Pipeline:
         self._view.started(run.name, slot.name)
         self.trained.append(running)
         self._active.append(running)
-        on_slot = [r for r in self._active if r.slot is slot]
-        for one in on_slot if len(on_slot) > 1 else []:
+        together = self._on_device(slot)
+        for one in together if len(together) > 1 else []:
             one.was_beside_others = True
 
     def _attend(self, running: Running, *, interrupted: bool) -> None:
