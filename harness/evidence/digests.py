@@ -91,7 +91,7 @@ def digest_of(run: RunRecord) -> Digest:
         tokens_per_s=run.value("tokens_per_s") or _last(run, "train", "tokens_per_s"),
         peak_mem_gib=run.value("peak_mem_gib"),
         identity=identity and identity_hash({**identity, "SEED": "SEED" in identity}),
-        gates=shape and {name: list(size) for name, size in shape.items()},
+        gates={name: list(size) for name, size in shape.items()} if shape else None,
         damage=run.damage,
     )
 
