@@ -183,3 +183,18 @@ def _nvidia_driver() -> str | None:
     except OSError:
         return None
     return found.group() if found else None
+
+
+def power_w() -> float | None:
+    """What the current GPU draws, in watts, by NVML; None where there is none to ask, or no nvidia-ml-py to ask by."""
+    if not torch.cuda.is_available():
+        return None
+    try:
+        return torch.cuda.power_draw() / 1000
+    except Exception:  # of NVML's own kinds, which only nvidia-ml-py knows
+        return None
+
+
+def device_count() -> int:
+    """GPUs that are visible; 1 where there is none, and the CPU is the device."""
+    return max(1, torch.cuda.device_count())

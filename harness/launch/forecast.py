@@ -6,8 +6,8 @@ A slot is what one run trains on: a device, a part of one, or several. What is a
 
 - Runs start in the order of the plan, each on the slot that is free first.
 - While a run trains, the next one prepares: as many wait, ready to train, as there are slots. What waits has room.
-- A shape compiles once. At the beginning all shapes do, side by side as far as `compilers` allow; a run prepares when its
-  shape is compiled.
+- A shape compiles once. At the beginning all shapes do, side by side as far as `compilers` allow; a run prepares when
+  its shape is compiled.
 - Between two runs a slot stands still for `switch_s`.
 - The last checkpoint is written behind the next run.
 - Slots do not slow each other down. Where they share a device, the costs of a run say so (`slowed`).

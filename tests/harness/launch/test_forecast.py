@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -11,13 +12,13 @@ from hypothesis import strategies as st
 from harness.launch.forecast import Cost, Split, data_parallel_factor, forecast, slowed, splits
 
 SECONDS = st.floats(0, 100)
+PARTS = ("prepare_s", "compile_s", "train_s", "other_s", "save_s")
 
 
 @st.composite
 def some_costs(draw: st.DrawFn) -> list[Cost]:
     """The runs of some arms, mixed: those of an arm cost the same."""
-    parts = ("prepare_s", "compile_s", "train_s", "other_s", "save_s")
-    arms = [Cost(shape=shape, **{part: draw(SECONDS) for part in parts}) for shape in "abc"]
+    arms = [Cost(shape=shape, **{part: draw(SECONDS) for part in PARTS}) for shape in "abc"]
     return draw(st.lists(st.sampled_from(arms), min_size=1, max_size=12))
 
 
@@ -45,12 +46,14 @@ def test_more_devices_never_take_longer(costs: list[Cost], compilers: int, switc
         forecast(costs, slots=slots, compilers=compilers, switch_s=switch_s, pipeline=pipeline).wall_s
         for slots in range(1, 8)
     ]
-    assert all(more <= fewer + 1e-9 for fewer, more in zip(walls, walls[1:], strict=False))
+    assert all(more <= fewer + 1e-9 for fewer, more in itertools.pairwise(walls))
 
 
 @settings(max_examples=40)
-@given(some_costs(), few, few, st.sampled_from(["prepare_s", "compile_s", "train_s", "other_s", "save_s"]), SECONDS)
-def test_what_costs_more_never_takes_less(costs: list[Cost], slots: int, compilers: int, part: str, more: float) -> None:
+@given(some_costs(), few, few, st.sampled_from(PARTS), SECONDS)
+def test_what_costs_more_never_takes_less(
+    costs: list[Cost], slots: int, compilers: int, part: str, more: float
+) -> None:
     dearer = [dataclasses.replace(cost, **{part: getattr(cost, part) + more}) for cost in costs]
     for pipeline in (True, False):
         how = {"slots": slots, "compilers": compilers, "pipeline": pipeline}
