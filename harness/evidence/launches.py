@@ -20,7 +20,6 @@ MAX_LAUNCHES = 1 << 26
 class Launch:
     """One `make`."""
 
-    started: str
     devices: int
     slots: int
     """How many runs it had going at once."""
@@ -32,16 +31,13 @@ class Launch:
     """The sum of their steps, by the clean time of a step."""
 
     wall_s: float
-    efficiency: float
-    """train_s / (devices x wall_s)."""
-
-    predicted: float | None
+    predicted_s: float | None
     """The wall time that `make estimate` foretold, where it did so of the same runs on the same devices."""
 
     @property
     def error(self) -> float | None:
         """How far the estimate was off, as a share of what it took: +0.1 is a tenth too long."""
-        return None if self.predicted is None else self.predicted / self.wall_s - 1
+        return None if self.predicted_s is None else self.predicted_s / self.wall_s - 1
 
 
 def read_launches(experiment: Path) -> list[Launch]:
@@ -61,19 +57,18 @@ def _launch(text: bytes) -> Launch | None:
         return None
     if not isinstance(line, Mapping):
         return None
-    numbers = ("devices", "slots", "runs", "train_s", "wall_s", "efficiency")
+    numbers = ("devices", "slots", "runs", "train_s", "wall_s")
     values: dict[str, Any] = {name: line.get(name) for name in numbers}
     if not all(is_finite(value) and value >= 0 for value in values.values()) or not values["wall_s"]:
         return None
-    predicted = line.get("predicted")
-    started = line.get("started")
-    if not isinstance(started, str) or not (predicted is None or is_finite(predicted)):
+    predicted_s: Any = line.get("predicted_s")
+    if not (predicted_s is None or (is_finite(predicted_s) and predicted_s > 0)):
         return None
-    return Launch(started=started, predicted=predicted, **values)
+    return Launch(predicted_s=predicted_s, **values)
 
 
 def mean_error(launches: list[Launch]) -> tuple[int, float] | None:
     """How many makes had been foretold, and by how much the estimates were off: geometric mean of the ratios, which
     takes twice as long and half as long for equally wrong, as a share. None where none was."""
-    ratios = [abs(math.log1p(error)) for launch in launches if (error := launch.error) is not None and error > -1]
+    ratios = [abs(math.log1p(error)) for launch in launches if (error := launch.error) is not None]
     return (len(ratios), math.expm1(sum(ratios) / len(ratios))) if ratios else None

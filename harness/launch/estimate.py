@@ -36,6 +36,9 @@ from harness.launch.launchers import POLL_S, end, start_local
 from harness.launch.outlook import Estimate, duration, print_outlook
 from harness.launch.runner import sigterm_is_ctrl_c, why_it_failed
 
+ON_THE_DEVICE = ("startup_s", "waited_s", "train_time_s", "eval_time_s", "checkpoint_time_s")
+"""Of a summary: what a run does one after another. What its process is there for longer, it writes."""
+
 STEPS = 12
 """Of a trial: six log lines of two, of which a run's median leaves out the first."""
 
@@ -91,8 +94,8 @@ def _estimate(runs: Sequence[PlannedRun], trial: PlannedRun, *, compile_s: float
         prepare_s=parts["startup_s"],
         compile_s=compile_s,
         train_s=train.max_iters * parts["ms_per_step"] / 1000,
-        other_s=evaluations(train) * parts["eval_s"],
-        save_s=parts["checkpoint_s"],
+        other_s=evaluations(train) * parts["eval_s"] + checkpoints(train) * parts["checkpoint_s"],
+        save_s=max(0.0, summary["wall_time_s"] - sum(summary[name] or 0 for name in ON_THE_DEVICE)),
     )
     checkpoint_bytes = max(path.stat().st_size for path in (trial.path / "checkpoints").glob("step-*.pt"))
     return Estimate(
@@ -149,8 +152,8 @@ def _disk_bytes(train: TrainConfig, trial: PlannedRun, *, params: int, checkpoin
 
 def kept_bytes(train: TrainConfig, *, params: int, checkpoint_bytes: int) -> int:
     """Checkpoints that a finished run keeps, by CHECKPOINT_KEEP: the newest two, the weights as float32, or none."""
-    keep = getattr(train, "checkpoint_keep", "all")
-    return {"all": min(KEEP, checkpoints(train)) * checkpoint_bytes, "weights": 4 * params, "none": 0}[keep]
+    kept = {"all": min(KEEP, checkpoints(train)) * checkpoint_bytes, "weights": 4 * params, "none": 0}
+    return kept[train.checkpoint_keep]
 
 
 def seconds_of_run(
@@ -208,7 +211,7 @@ def print_estimates(plan: Plan) -> int:
 def _trial(run: PlannedRun, folder: Path) -> PlannedRun:
     """A run of a few steps, in a directory of `folder`; on random tokens where the run's data is not there."""
     settings = {"MAX_ITERS": str(STEPS), "LOG_INTERVAL": "2", "EVAL_INTERVAL": str(STEPS), "CHECKPOINT_INTERVAL": "0"}
-    settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n"}
+    settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n", "CHECKPOINT_KEEP_ALL": "y"}
     minimal = run.resolved.minimal()
     ready, _ = dataset_status(run.config.data)
     if not ready:

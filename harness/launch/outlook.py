@@ -43,6 +43,8 @@ class Estimate:
     """One evaluation."""
 
     checkpoint_s: float
+    """What a checkpoint keeps the run from training: its copy, which is written behind."""
+
     startup_s: float
     compile_s: float
     """What the first start took longer than the second: little, where it had been compiled before."""
