@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--runs", default="100,1000,10000", help="how many, several times (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    numbers = [_number(text) for text in args.runs.split(",")]
+    numbers = [number_of_runs(text) for text in args.runs.split(",")]
     head = measured_on(torch.device("cpu"))
     costs = []
     for runs in numbers:
@@ -38,7 +38,8 @@ def main() -> None:
         write_json(args.json, head | {"planning": [asdict(cost) for cost in costs]})
 
 
-def _number(text: str) -> int:
+def number_of_runs(text: str) -> int:
+    """Of an ablation of STEPS arms. Raises UserError."""
     if not text.isdecimal() or not int(text) or int(text) % STEPS:
         raise UserError(f"--runs: {text!r}: must be a multiple of the {STEPS} steps, such as 100")
     return int(text)

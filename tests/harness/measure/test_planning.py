@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, read_json
 from harness.evidence.store import load_experiment
 from harness.measure import planning
 from harness.measure.planning import measure_planning
+from scripts.benchmark_planning import number_of_runs
 
 
 def test_all_runs_are_done_and_all_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,10 +22,10 @@ def test_all_runs_are_done_and_all_is_timed(tmp_path: Path, monkeypatch: pytest.
     assert [run.status for run in experiment.runs] == ["done"] * 8
 
 
-def test_a_number_that_is_no_ablation_is_refused() -> None:
-    command = [sys.executable, "-m", "scripts.benchmark_planning", "--runs", "6"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and "--runs: '6': must be a multiple of the 4 steps" in done.stderr
+@pytest.mark.parametrize("text", ["6", "0", "-4", "many", ""])
+def test_a_number_that_is_no_ablation_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"--runs: '{text}': must be a multiple of the 4 steps"):
+        number_of_runs(text)
 
 
 def test_the_goals_of_ten_thousand_runs_were_reached() -> None:
