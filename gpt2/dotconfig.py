@@ -196,6 +196,32 @@ def resolve(*layers: Sequence[Assignment]) -> Resolved:
     return Resolved(symbol_values(tree), config_text(tree), defconfig, tuple(minimal))
 
 
+def resolve_each(layers: Sequence[Sequence[Assignment]], tops: Sequence[Assignment]) -> list[Resolved]:
+    """`resolve` of the layers with each of `tops` over them: assignments of one symbol that no other depends on.
+
+    As if each were resolved by itself, for the price of one. Raises UserError.
+    """
+    tree = _tree()
+    symbol = tree.syms[tops[0].symbol]
+    symbol.unset_value()
+    default = symbol.str_value
+    # One that is not the default's, where there is one, shows where the symbol stands among what differs from it.
+    shown_by = next((top for top in tops if top.value != default), tops[0])
+    first = resolve(*layers, [shown_by])
+    line = symbol.config_string
+    each = []
+    for top in tops:
+        _refuse([(top, _malformed(tree, top))])
+        symbol.set_value(top.value)
+        _refuse([(top, _not_taken(tree, top, {top.symbol: top}))])
+        present, differs = symbol.config_string, top.value != default
+        symbols = {**first.symbols, symbol.name: _typed(symbol)}
+        defconfig = first._defconfig.replace(line, present if differs else "")
+        minimal = tuple(top if a is shown_by else a for a in first._minimal if a is not shown_by or differs)
+        each.append(Resolved(symbols, first._text.replace(line, present), defconfig, minimal))
+    return each
+
+
 def parse_tree(kind: type[kconfiglib.Kconfig] = kconfiglib.Kconfig) -> Any:
     """The Kconfig tree, without any values. What kconfiglib reads from the environment is hidden from it."""
     with plain_environment():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ def run_config(symbols: Symbols) -> RunConfig:
 
 def _fill(cls: type, symbols: Symbols, **given: Any) -> Any:
     """An instance of a settings dataclass from the symbols its fields name. Invisible symbols leave the default."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     for f in dataclasses.fields(cls):
         symbol = f.metadata.get("symbol")
         if symbol is None or f.name in given:
@@ -62,6 +63,9 @@ def _fill(cls: type, symbols: Symbols, **given: Any) -> Any:
         if value is not None:
             given[f.name] = value
     return cls(**given)
+
+
+_hints = functools.cache(get_type_hints)
 
 
 def _float(symbol: str, text: object) -> float:

@@ -1,9 +1,10 @@
-"""How long will `make` take? Times a few steps of each arm on this machine, and says when the ablation would be done.
+"""What will `make` take? Times a few steps of each arm on this machine, and says when the ablation would be done, how
+well it would use the devices, how they are best shared out, and what it would cost in FLOP, energy and disk.
 
     python -m scripts.estimate
 
-Runs that are done are left out. Nothing is downloaded: where data is not there yet, random tokens of its vocabulary do.
-Exit status 1 if an arm fails.
+Runs that are done are left out. <experiment>/estimate.json keeps it, for `make` to record beside what came to be.
+Nothing is downloaded: where data is not there yet, random tokens of its vocabulary do. Exit status 1 if an arm fails.
 """
 
 from __future__ import annotations

@@ -199,3 +199,13 @@ def _nvidia_driver() -> str | None:
     except OSError:
         return None
     return found.group() if found else None
+
+
+def power_w() -> float | None:
+    """What the current GPU draws, in watts, by NVML; None where there is none to ask, or no nvidia-ml-py to ask by."""
+    if not torch.cuda.is_available():
+        return None
+    try:
+        return torch.cuda.power_draw() / 1000
+    except Exception:  # of NVML's own kinds, which only nvidia-ml-py knows
+        return None

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from gpt2.base.files import write_text
 from gpt2.base.settings import check_path
 from gpt2.base.text import shown
 from gpt2.config import DATA_PATHS, RunConfig, does_something, is_of_a_run
-from gpt2.dotconfig import Assignment, Resolved, file_of
+from gpt2.dotconfig import Assignment, Resolved, file_of, resolve_each
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
 from harness.configure.kconfig import (
@@ -105,6 +105,14 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     """In the order in which they are to be run."""
 
+    @property
+    def arms(self) -> list[PlannedRun]:
+        """The first run of each step: the others are the same but for their seed."""
+        first: dict[str, PlannedRun] = {}
+        for run in self.runs:
+            first.setdefault(run.step, run)
+        return list(first.values())
+
 
 def ablation_config(symbols: Symbols) -> AblationConfig:
     """The typed ablation settings. Raises UserError, naming the symbol, the value and what would be right."""
@@ -135,15 +143,10 @@ def make_plan(base: Resolved, asked: Iterable[Assignment] | None = None) -> Plan
     for step in ablation.steps or (None,):
         arms += _arms(base, step, ablation)
     _refuse_idle_sweep(ablation, [name for name, _ in arms])
-    runs = []
-    for seed in ablation.seeds:
-        for name, assignments in arms:
-            resolved = overlay(base, [*assignments, Assignment("SEED", str(seed), "ABLATION_SEEDS")])
-            path = run_directory(ablation.directory.parent, ablation.directory.name, name, seed)
-            config = resolved.run_config()
-            runs.append(PlannedRun(step=name, seed=seed, resolved=resolved, config=config, path=path))
-    _refuse_what_no_run_takes(base.minimal() if asked is None else asked, ablation, runs)
-    return Plan(base=base, directory=ablation.directory, runs=tuple(runs))
+    of_arms = [_runs_of_arm(base, name, assignments, ablation) for name, assignments in arms]
+    _refuse_what_no_run_takes(base.minimal() if asked is None else asked, ablation, [runs[0] for runs in of_arms])
+    runs = tuple(run for of_seed in zip(*of_arms, strict=True) for run in of_seed)
+    return Plan(base=base, directory=ablation.directory, runs=runs)
 
 
 def configured_plan(environ: Mapping[str, str] = os.environ) -> Plan:
@@ -159,7 +162,7 @@ def plan_with(base: Resolved, settings: Sequence[Assignment]) -> Plan:
     resolved = overlay(base, settings)
     plan = make_plan(resolved, [*resolved.minimal(), *settings])
     for setting in settings:
-        if not any(does_something(setting.symbol, run.config.identity()) for run in plan.runs):
+        if not any(does_something(setting.symbol, run.config.identity()) for run in plan.arms):
             note(f"{setting.symbol}={shown(setting.value)} does nothing in any of the runs that are asked for")
     return plan
 
@@ -177,7 +180,12 @@ def save(plan: Plan, path: Path = DOTCONFIG) -> None:
 
 def run_directory(results_dir: Path, model_name: str, step: str, seed: int) -> Path:
     """Where a run lives."""
-    return results_dir / model_name / step / f"seed-{seed}"
+    return results_dir / model_name / step / seed_directory(seed)
+
+
+def seed_directory(seed: int) -> str:
+    """Name of the directory of an arm's run."""
+    return f"seed-{seed}"
 
 
 def configured_experiment(environ: Mapping[str, str] = os.environ) -> Path:
@@ -257,6 +265,24 @@ def _arms(base: Resolved, step: Step | None, ablation: AblationConfig) -> list[t
     return [(arm, settings[values]) for arm, values in arms.items()]
 
 
+def _runs_of_arm(base: Resolved, name: str, fragment: list[Assignment], ablation: AblationConfig) -> list[PlannedRun]:
+    """An arm's runs, by seed. They differ in SEED alone, so that its other settings are worked out once."""
+    seeds = [Assignment("SEED", str(seed), "ABLATION_SEEDS") for seed in ablation.seeds]
+    each = resolve_each([base.minimal(), fragment], seeds)
+    config = each[0].run_config()
+    folder = run_directory(ablation.directory.parent, ablation.directory.name, name, ablation.seeds[0]).parent
+    return [
+        PlannedRun(
+            step=name,
+            seed=seed,
+            resolved=resolved,
+            config=replace(config, train=replace(config.train, seed=seed)),
+            path=folder / seed_directory(seed),
+        )
+        for seed, resolved in zip(ablation.seeds, each, strict=True)
+    ]
+
+
 def _what_is_run(config: RunConfig) -> dict[str, Any]:
     """What makes a run another one, as far as can be told without opening its data."""
     return config.identity() | {"DATASET_TEXT_PATHS": config.data.text_paths, "DATASET_BIN_DIR": config.data.bin_dir}
@@ -297,14 +323,17 @@ def _refuse_idle_sweep(ablation: AblationConfig, arms: Sequence[str]) -> None:
 
 
 def _refuse_what_no_run_takes(
-    asked: Iterable[Assignment], ablation: AblationConfig, runs: Sequence[PlannedRun]
+    asked: Iterable[Assignment], ablation: AblationConfig, arms: Sequence[PlannedRun]
 ) -> None:
-    """Raise UserError for a setting that was asked for and that every run has otherwise: of a step, or of a seed."""
+    """Raise UserError for a setting that was asked for and that every run has otherwise: of a step, or of a seed.
+
+    `arms`: a run of each.
+    """
     swept = {symbol for symbol, _ in ablation.sweep}
     for assignment in asked:
         symbol = assignment.symbol
-        taken = [run.resolved.value(symbol) == assignment.value for run in runs]
-        if symbol == "SEED" and not all(taken):
+        taken = [run.resolved.value(symbol) == assignment.value for run in arms]
+        if symbol == "SEED" and ablation.seeds != (int(assignment.value),):
             raise UserError(
                 f"{assignment.origin}: {assignment}: it is ABLATION_SEEDS that says the seeds of runs, "
                 f"{','.join(map(str, ablation.seeds))} here: give ABLATION_SEEDS={assignment.value} instead"

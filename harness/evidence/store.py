@@ -178,35 +178,48 @@ def load_experiment(path: Path) -> Experiment:
     A run with a file that is not what docs/results.md says is "damaged", and says why; the others are as they are.
     Raises UserError where there is no run that can be read.
     """
-    runs: dict[str, list[RunRecord]] = {}
-    for directory in path.glob("*/seed-*"):
-        if match := _SEED.fullmatch(directory.name):
-            run = load_run(directory, directory.parent.name, int(match[1]))
-            runs.setdefault(run.step, []).append(run)
-    if not runs:
+    arms = [_alike([load_run(at, step, seed) for step, seed, at in arm]) for arm in by_arm(run_directories(path))]
+    if not arms:
         raise UserError(f"{path}: holds no runs; `make` trains some, `make quickstart` does so in minutes")
-    runs = {step: _alike(of) for step, of in runs.items()}
-    damage = [run.damage for of in runs.values() for run in of]
+    damage = [run.damage for runs in arms for run in runs]
     if all(damage):
         raise UserError(f"{min(filter(None, damage))} (of {len(damage)} runs none can be read)")
-    arms = [Arm(step=step, runs=tuple(of)) for step, of in runs.items()]
-    return Experiment(path=path, arms=tuple(sorted(arms, key=_arm_order)))
+    return Experiment(path=path, arms=tuple(Arm(step=runs[0].step, runs=tuple(runs)) for runs in arms))
 
 
-def _alike(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """The runs of an arm by seed. One with gates of another shape than the first's is of another model: damaged."""
-    alike: list[RunRecord] = []
-    first: RunRecord | None = None
-    for run in sorted(runs, key=lambda run: run.seed):
-        first = first or (run if _gate_shape(run) else None)
-        if first and _gate_shape(run) not in (None, _gate_shape(first)):
+def run_directories(path: Path) -> list[tuple[str, int, Path]]:
+    """Step, seed and directory of each run below an experiment's directory, in no particular order."""
+    found = [(directory, _SEED.fullmatch(directory.name)) for directory in path.glob("*/seed-*")]
+    return [(directory.parent.name, int(match[1]), directory) for directory, match in found if match]
+
+
+def by_arm(runs: Iterable[tuple[str, int, Path]]) -> list[list[tuple[str, int, Path]]]:
+    """Runs as `run_directories` gives them, a list for each arm, by its number and theirs by seed."""
+    arms: dict[str, list[tuple[str, int, Path]]] = {}
+    for run in runs:
+        arms.setdefault(run[0], []).append(run)
+    return [sorted(arms[step], key=lambda run: run[1]) for step in sorted(arms, key=_arm_order)]
+
+
+def of_another_model(gates: Sequence[object]) -> list[bool]:
+    """Of an arm's runs, by seed, whose gates have another shape (`gate_shape`) than the first that has any."""
+    first = next(filter(None, gates), None)
+    return [shape not in (None, first) for shape in gates]
+
+
+def _alike(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs of an arm, by seed. One of another model than the first that has gates is damaged."""
+    shapes = [gate_shape(run) for run in runs]
+    alike = list(runs)
+    for i, is_odd in enumerate(of_another_model(shapes)):
+        if is_odd:
+            run, first = runs[i], next(run for run, shape in zip(runs, shapes, strict=True) if shape)
             damage = f"{run.path / 'metrics.jsonl'}: gates are of another shape than those of {first.name}"
-            run = RunRecord(step=run.step, seed=run.seed, path=run.path, damage=damage)
-        alike.append(run)
+            alike[i] = RunRecord(step=run.step, seed=run.seed, path=run.path, damage=damage)
     return alike
 
 
-def _gate_shape(run: RunRecord) -> dict[str, tuple[int, int]] | None:
+def gate_shape(run: RunRecord) -> dict[str, tuple[int, int]] | None:
     """Name -> (layers, heads) of the gates in a run's metrics; None where there are none."""
     gates = next((line["gates"] for line in run.metrics if line["kind"] == "gates"), None)
     return gates and {name: (len(layers), len(layers[0])) for name, layers in gates.items()}
@@ -276,6 +289,8 @@ def device_name(run: RunRecord) -> str | None:
 def load_run(directory: Path, step: str, seed: int) -> RunRecord:
     """What a run's directory holds, which may be nothing yet, or damaged."""
     record = RunRecord(step=step, seed=seed, path=directory)
+    if not os.path.lexists(directory):
+        return record
 
     def read(name: str, reader: Callable[[Path], T]) -> T | None:
         return reader(directory / name) if os.path.lexists(directory / name) else None
@@ -328,10 +343,11 @@ def own_symbols(arm: Arm) -> set[str]:
     return {a.symbol for assignments in fragments for a in assignments} | {s.split("=")[0] for s in arm.swept}
 
 
-def _arm_order(arm: Arm) -> tuple[float, str, list[tuple[Any, ...]]]:
+def _arm_order(name: str) -> tuple[float, str, list[tuple[Any, ...]]]:
     """Steps by their number, an unswept arm before swept ones, swept values as numbers where they are."""
     numbers = {step.name: step.number for step in list_steps()}
-    return numbers.get(arm.base, math.inf), arm.base, [_natural(value) for value in sorted(arm.swept)]
+    base, *swept = name.split("@")
+    return numbers.get(base, math.inf), base, [_natural(value) for value in sorted(set(swept))]
 
 
 def _natural(text: str) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
-"""How long the runs of a plan will take: a few steps of each arm on this machine, with the trainer itself.
+"""What the runs of a plan will take: a few steps of each arm on this machine, with the trainer itself.
 
 What an arm's runs take is put together from what its trial took for a step, an evaluation, a checkpoint and its start.
 Runs of one arm differ in their seed alone, so one of them stands for all. A trial compiles into the cache that the runs
-will use.
+will use. What all of them take together, and how devices are best shared out, harness/launch/forecast.py foretells.
 """
 
 from __future__ import annotations
@@ -15,45 +15,33 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import torch
 from rich.table import Table
 
 from gpt2.base import terminal
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
-from gpt2.config import TrainConfig
+from gpt2.config import RunConfig, TrainConfig
 from gpt2.data.prepare import dataset_status
 from gpt2.data.token_files import write_random_tokens
 from gpt2.dotconfig import Assignment, resolve
+from gpt2.machine.device import power_w
+from gpt2.model import GPT
+from gpt2.run.checkpoint import KEEP
 from gpt2.run.directory import hold
 from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, PlannedRun, run_directory
+from harness.launch.forecast import Cost
 from harness.launch.launchers import POLL_S, end, start_local
+from harness.launch.outlook import Estimate, duration, print_outlook
 from harness.launch.runner import sigterm_is_ctrl_c
 from harness.launch.running import why_it_failed
 
+ON_THE_DEVICE = ("startup_s", "waited_s", "train_time_s", "eval_time_s", "checkpoint_time_s")
+"""Of a summary: what a run does one after another. What its process is there for longer, it writes."""
+
 STEPS = 12
 """Of a trial: six log lines of two, of which a run's median leaves out the first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What the runs of an arm take."""
-
-    step: str
-    """The arm's, as in `PlannedRun.step`."""
-
-    runs: int
-    """So many, of those that are not done."""
-
-    ms_per_step: float
-    eval_s: float
-    """One evaluation."""
-
-    checkpoint_s: float
-    startup_s: float
-    peak_mem_gib: float
-    run_s: float
-    """One run, from its launch to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,36 +65,96 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
                 continue
             trial = _trial(runs[0], Path(folder))
             # What is compiled is compiled once: it is the second trial that starts as the runs will.
+            starts: list[float] = []
+            draws: list[float] = []
             for _ in range(1 if trial.config.train.compile == "none" else 2):
-                returncode = _train(trial)
+                returncode = _train(trial, draws)
+                if not trial.is_done:
+                    break
+                starts.append(read_summary(trial.path / "summary.json")["startup_s"])
             if not trial.is_done:
                 reason = why_it_failed(trial.path, returncode)
                 yield Failure(step=step, reason=reason.partition(f" ({folder}")[0])  # without the log, which goes
                 continue
-            summary = read_summary(trial.path / "summary.json")
-            parts = {
-                "ms_per_step": summary["ms_per_step"],
-                "eval_s": summary["eval_time_s"] / evaluations(trial.config.train),
-                "checkpoint_s": summary["checkpoint_time_s"] / checkpoints(trial.config.train),
-                "startup_s": summary["startup_s"],
-            }
-            run_s = seconds_of_run(runs[0].config.train, **parts)
-            yield Estimate(step=step, runs=len(runs), peak_mem_gib=summary["peak_mem_gib"], run_s=run_s, **parts)
+            compile_s = max(0.0, starts[0] - starts[-1])
+            yield _estimate(runs, trial, compile_s=compile_s, power_w=max(draws, default=None))
 
 
-def _train(trial: PlannedRun) -> int:
-    """Run a trial from its beginning to its end. Returns its exit code."""
+def _estimate(runs: Sequence[PlannedRun], trial: PlannedRun, *, compile_s: float, power_w: float | None) -> Estimate:
+    """What an arm's runs take, by a trial that is done."""
+    summary = read_summary(trial.path / "summary.json")
+    train = runs[0].config.train
+    parts = {
+        "ms_per_step": summary["ms_per_step"],
+        "eval_s": summary["eval_time_s"] / evaluations(trial.config.train),
+        "checkpoint_s": summary["checkpoint_time_s"] / checkpoints(trial.config.train),
+        "startup_s": summary["startup_s"],
+    }
+    cost = Cost(
+        shape=runs[0].step,
+        prepare_s=parts["startup_s"],
+        compile_s=0.0,  # the runs find what the trial has compiled
+        train_s=train.max_iters * parts["ms_per_step"] / 1000,
+        other_s=evaluations(train) * parts["eval_s"] + checkpoints(train) * parts["checkpoint_s"],
+        save_s=max(0.0, summary["wall_time_s"] - sum(summary[name] or 0 for name in ON_THE_DEVICE)),
+    )
+    checkpoint_bytes = max(path.stat().st_size for path in (trial.path / "checkpoints").glob("step-*.pt"))
+    return Estimate(
+        step=runs[0].step,
+        runs=len(runs),
+        run_s=seconds_of_run(train, **parts),
+        compile_s=compile_s,
+        peak_mem_gib=summary["peak_mem_gib"],
+        flop=float(flop_of_run(runs[0].config)),
+        params=summary["params"],
+        checkpoint_bytes=checkpoint_bytes,
+        disk_bytes=_disk_bytes(train, trial, params=summary["params"], checkpoint_bytes=checkpoint_bytes),
+        power_w=power_w,
+        cost=cost,
+        **parts,
+    )
+
+
+def _train(trial: PlannedRun, draws: list[float]) -> int:
+    """Run a trial from its beginning to its end. Returns its exit code.
+
+    `draws`: takes what the device draws meanwhile, in watts.
+    """
     shutil.rmtree(trial.path, ignore_errors=True)
     with hold(trial.path) as lock:
         trial.resolved.write(trial.path / "config")
         trainer = start_local(trial, lock)
         try:
             while trainer.poll() is None:
+                if (watts := power_w()) is not None:
+                    draws.append(watts)
                 time.sleep(POLL_S)
         finally:
             end(trainer)  # where this was interrupted
     assert trainer.returncode is not None
     return trainer.returncode
+
+
+def flop_of_run(config: RunConfig) -> int:
+    """Floating-point operations of a run's training steps; those of evaluations come on top."""
+    with torch.device("meta"):
+        per_token = GPT(config.model, seed=config.train.seed).flops_per_token()
+    return per_token * config.tokens_per_iter * config.train.max_iters
+
+
+def _disk_bytes(train: TrainConfig, trial: PlannedRun, *, params: int, checkpoint_bytes: int) -> int:
+    """What a run leaves on the disk: checkpoints, logs by their lines in the trial, and what is written once."""
+    kept = kept_bytes(train, params=params, checkpoint_bytes=checkpoint_bytes)
+    size = {path.name: path.stat().st_size for path in trial.path.iterdir() if path.is_file()}
+    logs = sum(size.pop(name, 0) for name in ("metrics.jsonl", "train.log"))
+    lines = -(-train.max_iters // train.log_interval)
+    return kept + sum(size.values()) + logs * lines // (STEPS // 2)
+
+
+def kept_bytes(train: TrainConfig, *, params: int, checkpoint_bytes: int) -> int:
+    """Checkpoints that a finished run keeps, by CHECKPOINT_KEEP: the newest two, the weights as float32, or none."""
+    kept = {"all": min(KEEP, checkpoints(train)) * checkpoint_bytes, "weights": 4 * params, "none": 0}
+    return kept[train.checkpoint_keep]
 
 
 def seconds_of_run(
@@ -151,18 +199,20 @@ def print_estimates(plan: Plan) -> int:
     if estimates:
         total = sum(e.runs * e.run_s for e in estimates)
         until = datetime.now() + timedelta(seconds=total)
-        terminal.console().print(_table(estimates))
+        out = terminal.console()
+        out.print(_table(estimates))
         print(
-            f"{sum(e.runs for e in estimates)} runs, one after another: {_duration(total)}, "
+            f"{sum(e.runs for e in estimates)} runs, one after another: {duration(total)}, "
             f"until {until:%A %d %B %H:%M} if started now; {done} done already"
         )
+        print_outlook(plan, estimates, complete=len(estimates) == len(arms))
     return len(arms) - len(estimates)
 
 
 def _trial(run: PlannedRun, folder: Path) -> PlannedRun:
     """A run of a few steps, in a directory of `folder`; on random tokens where the run's data is not there."""
     settings = {"MAX_ITERS": str(STEPS), "LOG_INTERVAL": "2", "EVAL_INTERVAL": str(STEPS), "CHECKPOINT_INTERVAL": "0"}
-    settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n"}
+    settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n", "CHECKPOINT_KEEP_ALL": "y"}
     minimal = run.resolved.minimal()
     ready, _ = dataset_status(run.config.data)
     if not ready:
@@ -191,16 +241,8 @@ def _table(estimates: Sequence[Estimate]) -> Table:
             f"{decimal(e.checkpoint_s, 1)} s",
             f"{e.startup_s:.1f} s",
             decimal(e.peak_mem_gib, 2),
-            _duration(e.run_s),
+            duration(e.run_s),
             str(e.runs),
-            _duration(e.runs * e.run_s),
+            duration(e.runs * e.run_s),
         )
     return table
-
-
-def _duration(seconds: float) -> str:
-    """Such as "45 s", "12 min" or "3 h 05 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

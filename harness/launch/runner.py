@@ -21,9 +21,10 @@ from gpt2.dotconfig import Assignment
 from gpt2.run.record import check_identity, run_identity
 from harness.configure.plan import Plan, remember_experiment
 from harness.configure.requests import record_request
-from harness.evidence.store import load_experiment, load_run, write_summary_csv
-from harness.launch.efficiency import Launch
+from harness.evidence.digests import Digests, SummaryTable
+from harness.evidence.launches import Launch
 from harness.launch.pipeline import Pipeline
+from harness.launch.prediction import predicted_wall_s
 from harness.launch.slots import slots
 from harness.launch.terminal import LiveView
 
@@ -36,22 +37,27 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
 
     Raises UserError before anything is run if data is missing, or a directory holds another run, or a damaged one.
     """
+    digests = Digests(plan.directory)
     for run in plan.runs:
-        if damage := load_run(run.path, run.step, run.seed).damage:
+        if damage := digests.of(run.path, run.step, run.seed).damage:
             raise UserError(f"{damage}. Restore the file, or move {run.path} away to train this run again")
     here = slots(plan)
     began = time.monotonic() if began is None else began
     began += prepare_data(plan)
     # Opened once: the runs of a plan mostly share one data set.
     datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
-    identities = {run.path: run_identity(run.config, datasets[run.config.data]) for run in plan.runs}
+    of_arms = {run.step: run_identity(run.config, datasets[run.config.data]) for run in plan.arms}
+    identities = {run.path: of_arms[run.step] | {"SEED": run.seed} for run in plan.runs}
     for run in plan.runs:
         check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
         check_identity(run.path, identities[run.path])
+    digests.keep()
     record_request(plan)
     remember_experiment(plan)
 
-    with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs], slots=len(here)) as view:
+    open_runs = [run.name for run in plan.runs if not run.is_done]
+    course = LiveView([(run.name, run.config.train.max_iters) for run in plan.runs], slots=len(here))
+    with course as view, SummaryTable(plan.directory) as table:
         pipeline = Pipeline(
             plan.runs,
             here,
@@ -59,16 +65,17 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
             identities=identities,
             given=[f"{a.symbol}={a.value}" for a in given],
             keep_going=bool(plan.base.symbols["KEEP_GOING"]),
-            ended=lambda: write_summary_csv(load_experiment(plan.directory)),
+            ended=table.run_ended,
         )
         is_finished = pipeline.run()
         if pipeline.trained:
+            shares = {"devices": len({slot.device for slot in here}), "slots": len(here)}
             launch = Launch(
+                **shares,
                 runs=len(pipeline.trained),
-                devices=len({slot.device for slot in here}),
-                slots=len(here),
                 train_s=sum(running.train_s() for running in pipeline.trained),
                 wall_s=time.monotonic() - began,
+                predicted_s=predicted_wall_s(plan.directory, runs=open_runs, **shares),
             )
             launch.record(plan.directory)
             view.say(launch.describe(", ".join(slot.name for slot in here)))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+import os
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
 from gpt2.base import terminal
 from gpt2.base.text import showable, shown
 from gpt2.run.lock import RunLock
-from gpt2.run.records import differences, identity_beside
+from gpt2.run.records import differences, identity_beside, read_provenance
 from harness.configure.plan import Plan, PlannedRun
-from harness.evidence.store import RunRecord, load_run
+from harness.evidence.digests import Digest, Digests
 
 STYLES = {
     "done": "green",
@@ -23,56 +28,92 @@ STYLES = {
     "unfinished": "yellow",
 }
 
+COLUMNS = ("run", "status", "step", "val_loss", "ms/step", "tokens/s", "GiB")
+
 
 def print_status(plan: Plan, console: Console | None = None) -> None:
     """Print a line per planned run: status, steps, losses, speed."""
     console = console or terminal.console()
     console.print(Text(showable(str(plan.directory)), style="bold"))
-    table = Table(box=None, pad_edge=False)
-    # On a narrow terminal it is the run's name that is folded, and never a number that is cut.
-    table.add_column("run", overflow="fold")
-    for column in ("status", "step", "val_loss", "ms/step", "tokens/s", "GiB"):
-        table.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
-    records = [load_run(run.path, run.step, run.seed) for run in plan.runs]
-    others = [_differences(run, record) for run, record in zip(plan.runs, records, strict=True)]
-    for run, record, differ in zip(plan.runs, records, others, strict=True):
-        table.add_row(*_row(run, record, "another run" if differ else None))
-    console.print(table)
-    for run, differ in zip(plan.runs, others, strict=True):
-        if differ:
-            console.print(Text(f"{run.name} holds another run: {shown('; '.join(differ), 400)}"), soft_wrap=True)
-    for record in records:
-        if record.damage is not None:
-            console.print(Text(f"{record.name} is damaged: {shown(record.damage, 400)}"), soft_wrap=True)
-
-
-def _differences(run: PlannedRun, record: RunRecord) -> list[str]:
-    """What makes the run that a directory holds another one than is planned, as far as settings tell."""
-    if record.provenance is None:
-        return []
-    recorded = record.provenance["identity"]
-    return differences(recorded, identity_beside(run.config, recorded))
-
-
-def _row(run: PlannedRun, record: RunRecord, other: str | None) -> list[Text | str]:
-    status = other or ("running" if RunLock.is_held(run.path) else record.status)
-    step = _last(record, "train", "step") or 0
-    val_loss = record.value("val_loss") or _last(record, "eval", "val_loss")
-    return [
-        Text(showable(run.name)),
-        Text(status, style=STYLES.get(status, "dim")),
-        f"{step:.0f}/{run.config.train.max_iters}",
-        _number(val_loss, ".4f"),
-        _number(record.value("ms_per_step") or _last(record, "train", "ms_per_step"), ".1f"),
-        _number(record.value("tokens_per_s") or _last(record, "train", "tokens_per_s"), ",.0f"),
-        _number(record.value("peak_mem_gib"), ".2f"),
+    known = Digests(plan.directory)
+    digests = [known.of(run.path, run.step, run.seed) for run in plan.runs]
+    known.keep()
+    others = dict(_others(plan.runs, digests))
+    rows = [
+        _row(run, digest, "another run" if run.name in others else None)
+        for run, digest in zip(plan.runs, digests, strict=True)
     ]
+    console.print(_Table(rows), end="")
+    for name, differ in others.items():
+        console.print(Text(f"{name} holds another run: {shown('; '.join(differ), 400)}"), soft_wrap=True)
+    for run, digest in zip(plan.runs, digests, strict=True):
+        if digest.damage is not None:
+            console.print(Text(f"{run.name} is damaged: {shown(digest.damage, 400)}"), soft_wrap=True)
 
 
-def _last(record: RunRecord, kind: str, key: str) -> float | None:
-    _, values = record.series(kind, "step", key)
-    return values[-1] if values else None
+def _others(runs: Sequence[PlannedRun], digests: Sequence[Digest]) -> Iterator[tuple[str, list[str]]]:
+    """Name of each run whose directory holds another one than is planned, as far as settings tell, and what differs.
+
+    Runs of an arm differ in their seed alone, planned or recorded, so that those who recorded the same are compared
+    once.
+    """
+    same: set[tuple[str, str]] = set()
+    for run, digest in zip(runs, digests, strict=True):
+        if digest.identity is None or (run.step, digest.identity) in same:
+            continue
+        recorded = read_provenance(run.path / "provenance.json")["identity"]
+        if differ := differences(recorded, identity_beside(run.config, recorded)):
+            yield run.name, differ
+        else:
+            same.add((run.step, digest.identity))
+
+
+def _row(run: PlannedRun, digest: Digest, other: str | None) -> list[str]:
+    status = digest.status
+    if status != "done" and os.path.lexists(run.path) and RunLock.is_held(run.path):
+        status = "running"
+    return [
+        showable(run.name),
+        other or status,
+        f"{digest.step}/{run.config.train.max_iters}",
+        _number(digest.val_loss, ".4f"),
+        _number(digest.ms_per_step, ".1f"),
+        _number(digest.tokens_per_s, ",.0f"),
+        _number(digest.peak_mem_gib, ".2f"),
+    ]
 
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+class _Table:
+    """Columns of a row a run, which may be ten thousand: rich's own table takes a thousand times as long.
+
+    On a narrow terminal it is the run's name that is folded, and never a number that is cut.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[str]]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        columns = list(zip(COLUMNS, *self._rows, strict=True))
+        widths = [max(map(cell_len, column)) for column in columns]
+        widths[0] = max(1, min(widths[0], options.max_width - sum(widths[1:]) - 2 * len(widths) + 2))
+        yield from _line(COLUMNS, widths, Style(bold=True), Style(bold=True))
+        styles = {status: console.get_style(style) for status, style in STYLES.items()}
+        dim = console.get_style("dim")
+        for row in self._rows:
+            yield from _line(row, widths, None, styles.get(row[1], dim))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], style: Style | None, of_status: Style | None) -> list[Segment]:
+    """A row, of several lines where its first cell is wider than its column."""
+    name, status, *numbers = cells
+    first, *rest = chop_cells(name, widths[0]) if cell_len(name) > widths[0] else [name]
+    line = [
+        Segment(first + " " * (widths[0] - cell_len(first) + 2), style),
+        Segment(f"{status:{widths[1]}}", of_status),
+        Segment("".join(f"  {n:>{w}}" for n, w in zip(numbers, widths[2:], strict=True)) + "\n", style),
+    ]
+    return line + [Segment(f"{part}\n", style) for part in rest]

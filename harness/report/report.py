@@ -27,6 +27,7 @@ from gpt2.base.numbers import decimal
 from gpt2.base.text import showable, shown
 from gpt2.dotconfig import load
 from harness.configure.requests import Request, asked_plan, requests
+from harness.evidence.launches import mean_error, read_launches
 from harness.evidence.stats import (
     MIN_SEEDS,
     Comparison,
@@ -296,7 +297,24 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
     facts.append(("Parameters", _range(experiment, "params", "{:,.0f}")))
     facts.append(("Tokens per run", _range(experiment, "tokens", "{:,.0f}")))
     facts.append(("Steps per run", _range(experiment, "iters", "{:,.0f}")))
-    return facts
+    return facts + _launches(experiment)
+
+
+def _launches(experiment: Experiment) -> list[tuple[str, str]]:
+    """What its makes took, and how far `make estimate` was off; nothing where that cannot be told."""
+    try:
+        launches = [launch for launch in read_launches(experiment.path) if launch.runs]
+    except UserError:
+        return []
+    if not launches:
+        return []
+    device_s = sum(launch.devices * launch.wall_s for launch in launches)
+    efficiency = sum(launch.train_s for launch in launches) / sum(launch.slots * launch.wall_s for launch in launches)
+    text = f"{count(len(launches), 'make')}, {device_s / 3600:.3g} device hours, efficiency {efficiency:.2f}"
+    if found := mean_error(launches):
+        estimates, error = found
+        text += f"; {count(estimates, 'estimate')}, off by {error:.0%} on average"
+    return [("Launches", text)]
 
 
 def _requests(experiment: Experiment) -> list[Request]:

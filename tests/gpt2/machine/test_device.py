@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gpt2.base.files import ROOT
-from gpt2.machine.device import DTYPES, autocast_dtype, slow_precision
+from gpt2.machine.device import DTYPES, autocast_dtype, power_w, slow_precision
 
 FAULTS_PER_STEP = """
 import resource, sys
@@ -69,3 +69,16 @@ def test_a_precision_is_slow_on_a_cpu_without_instructions_for_it(
     for dtype, why in said.items():
         assert why is None or (f"DTYPE_{dtype.upper()}=y" in why and "DTYPE_FLOAT32=y" in why and "\n" not in why)
     assert {slow_precision(torch.device("cuda"), dtype) for dtype in DTYPES} == {None}
+
+
+def test_power_is_nvmls_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise ModuleNotFoundError("pynvml")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert power_w() is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "power_draw", lambda: 612_345)
+    assert power_w() == 612.345
+    monkeypatch.setattr(torch.cuda, "power_draw", refuse)
+    assert power_w() is None

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpt2 import dotconfig
 from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment, Resolved, load, resolve, settable_symbols
 from gpt2.model import GPT
-from harness.configure.kconfig import find_step, list_defconfigs, list_steps
+from harness.configure.kconfig import find_step, list_defconfigs, list_steps, overlay
 from harness.configure.plan import Plan, last_experiment, make_plan, plan_with, remember_experiment
 
 
@@ -195,6 +196,34 @@ def test_settings_of_a_command_line_are_taken_though_they_are_the_defaults() -> 
             continue
         with pytest.raises(UserError, match=f"^command line: CONFIG_{symbol}={value}: "):
             plan_with(base, [Assignment(symbol, value, "command line")])
+
+
+@pytest.mark.parametrize("base_seed", ["1", "7"])
+def test_seeds_that_are_resolved_together_are_what_each_is_by_itself(base_seed: str) -> None:
+    """What depends on SEED would be missed: nothing does."""
+    settings = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "1-8", "ABLATION_SEEDS": "1,0,7,2147483647"}
+    base = configured(**settings, MAX_ITERS="50")
+    seed = Assignment("SEED", base_seed, "test")
+    base = resolve(base.minimal()[:1], [seed], base.minimal()[1:])
+    made = make_plan(base, asked=())
+    assert len(made.runs) == 32 and made.arms == list(made.runs[:8])
+    for run in made.runs:
+        own = [Assignment("SEED", str(run.seed), "ABLATION_SEEDS")]
+        alone = overlay(base, find_step(run.step).assignments(), own)
+        assert run.resolved == alone
+        assert (run.config, run.path.name) == (alone.run_config(), f"seed-{run.seed}")
+
+
+def test_planning_resolves_each_arm_once_however_many_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    resolved = dotconfig.resolve
+    monkeypatch.setattr(dotconfig, "resolve", lambda *layers: (calls.append(1), resolved(*layers))[1])
+    counts = []
+    for seeds in ("1", "1-20", "1-40"):
+        calls.clear()
+        plan(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS="1,2", ABLATION_SEEDS=seeds)
+        counts.append(len(calls))
+    assert counts == [2, 2, 2]
 
 
 @pytest.mark.parametrize("defconfig", list_defconfigs(), ids=lambda path: path.name)

@@ -24,9 +24,9 @@ from gpt2.run.stop import Stop
 from gpt2.symbols import run_config
 from gpt2.train_ra_mla import train
 from harness.configure.plan import Plan, PlannedRun, make_plan
+from harness.evidence.launches import Launch
 from harness.evidence.parting import TIMES
 from harness.launch import slots as slots_module
-from harness.launch.efficiency import Launch
 from harness.launch.runner import run_plan
 from harness.launch.slots import slots
 from tests.harness.launch.checkout import Checkout, wait_for
@@ -250,6 +250,6 @@ def test_efficiency_is_the_share_of_the_slots_time(tmp_path: Path) -> None:
     launch = Launch(runs=4, devices=2, slots=2, train_s=90.0, wall_s=50.0)
     assert launch.efficiency == 0.9
     launch.record(tmp_path)
-    replace(launch, wall_s=100.0).record(tmp_path, predicted_s=95.0)
+    replace(launch, wall_s=100.0, predicted_s=95.0).record(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "launches.jsonl").read_text().splitlines()]
     assert [(line["efficiency"], line["predicted_s"]) for line in lines] == [(0.9, None), (0.45, 95.0)]

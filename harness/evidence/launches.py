@@ -1,0 +1,103 @@
+"""What each `make` took: <experiment>/launches.jsonl, a line for each that trained something.
+
+Its figure of merit is efficiency: the share of the devices' time that went into training steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from gpt2.base.files import naming, read_file
+from gpt2.run.records import is_finite
+
+NAME = "launches.jsonl"
+MAX_LAUNCHES = 1 << 26
+"""Bytes of a launches.jsonl: some hundred thousand makes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """One `make`."""
+
+    devices: int
+    slots: int
+    """How many runs could be trained at once: each has a device, a share of one, or several."""
+
+    runs: int
+    """How many it trained, to the end or not."""
+
+    train_s: float
+    """Seconds of training steps, all runs together, each as fast as it is with its device to itself."""
+
+    wall_s: float
+    """Seconds from the start of `make` to its end, without preparing data."""
+
+    predicted_s: float | None = None
+    """The wall time that `make estimate` foretold, where it did so of the same runs on the same devices."""
+
+    @property
+    def efficiency(self) -> float:
+        """Training steps' time / (slots x wall time)."""
+        return self.train_s / (self.slots * self.wall_s)
+
+    def describe(self, what: str) -> str:
+        """One line. `what`: the slots, such as "GPU 0, GPU 1"."""
+        foretold = "" if self.error is None else f"; `make estimate` had said {self.predicted_s:.1f} s"
+        return (
+            f"efficiency {self.efficiency:.2f}: {self.train_s:.1f} s of training steps in {self.wall_s:.1f} s on {what}"
+            f"{foretold}"
+        )
+
+    def record(self, experiment: Path) -> None:
+        """Add a line to launches.jsonl."""
+        ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        values = asdict(self) | {"efficiency": self.efficiency}
+        rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
+        path = experiment / NAME
+        with naming(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"ended": ended} | rounded) + "\n")
+
+    @property
+    def error(self) -> float | None:
+        """How far the estimate was off, as a share of what it took: +0.1 is a tenth too long."""
+        return None if self.predicted_s is None else self.predicted_s / self.wall_s - 1
+
+
+def read_launches(experiment: Path) -> list[Launch]:
+    """The makes of an experiment, oldest first; none where the file is not there. Raises UserError where it cannot be
+    read. Lines that are none of a runner's, such as half a last one, are left out: nothing else relies on them."""
+    path = experiment / NAME
+    if not path.exists():
+        return []
+    lines = (_launch(line) for line in read_file(path, MAX_LAUNCHES).split(b"\n"))
+    return [launch for launch in lines if launch]
+
+
+def _launch(text: bytes) -> Launch | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, Mapping):
+        return None
+    numbers = ("devices", "slots", "runs", "train_s", "wall_s")
+    values: dict[str, Any] = {name: line.get(name) for name in numbers}
+    if not all(is_finite(value) and value >= 0 for value in values.values()) or not values["wall_s"]:
+        return None
+    predicted_s: Any = line.get("predicted_s")
+    if not (predicted_s is None or (is_finite(predicted_s) and predicted_s > 0)):
+        return None
+    return Launch(predicted_s=predicted_s, **values)
+
+
+def mean_error(launches: list[Launch]) -> tuple[int, float] | None:
+    """How many makes had been foretold, and by how much the estimates were off: geometric mean of the ratios, which
+    takes twice as long and half as long for equally wrong, as a share. None where none was."""
+    ratios = [abs(math.log1p(error)) for launch in launches if (error := launch.error) is not None]
+    return (len(ratios), math.expm1(sum(ratios) / len(ratios))) if ratios else None

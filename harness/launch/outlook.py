@@ -1,0 +1,212 @@
+"""What the runs of a plan take together: time, devices, FLOP, energy, disk; and how devices are best shared out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich.table import Table
+
+from gpt2.base import terminal
+from gpt2.run.checkpoint import KEEP
+from harness.configure.plan import Plan
+from harness.launch.forecast import (
+    SWITCH_S,
+    Cost,
+    Forecast,
+    Split,
+    data_parallel_factor,
+    forecast,
+    slowed,
+    splits,
+)
+from harness.launch.pipeline import CORES_PER_COMPILATION
+from harness.launch.prediction import write_prediction
+from harness.launch.slots import slots
+
+LINK_BYTES_PER_S = 300e9
+"""Between the GPUs of a host. Assumed: two thirds of what NVLink 4 has each way by its data sheet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What the runs of an arm take."""
+
+    step: str
+    """The arm's, as in `PlannedRun.step`."""
+
+    runs: int
+    """So many, of those that are not done."""
+
+    ms_per_step: float
+    eval_s: float
+    """One evaluation."""
+
+    checkpoint_s: float
+    """What a checkpoint keeps the run from training: its copy, which is written behind."""
+
+    startup_s: float
+    compile_s: float
+    """What the first start took longer than the second: little, where it had been compiled before."""
+
+    peak_mem_gib: float
+    run_s: float
+    """One run, from its launch to its end."""
+
+    flop: float
+    """Of one run's training steps: `GPT.flops_per_token` for each token."""
+
+    params: int
+    checkpoint_bytes: int
+    """Of one."""
+
+    disk_bytes: int
+    """What one run leaves."""
+
+    power_w: float | None
+    """The highest draw of the device that NVML told during the trial; None where it tells none."""
+
+    cost: Cost
+    """One run, for the forecast."""
+
+
+def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) -> None:
+    """Print what a run of each arm takes, and all of them on the devices there are.
+
+    `complete`: the estimates are of all arms, so that the prediction is kept for `make` to be held against.
+    """
+    terminal.console().print(_table(estimates, _devices_of_a_run(plan)))
+    of = {e.step: e for e in estimates}
+    runs = [run for run in plan.runs if run.step in of and not run.is_done]
+    here = slots(plan)
+    devices, processes = len({slot.device for slot in here}), _devices_of_a_run(plan)
+    compilers = max(1, (os.cpu_count() or 1) // CORES_PER_COMPILATION)
+    side_by_side = 1 if processes > 1 else _setting(plan, "RUNS_PER_DEVICE")
+    asked = Split(runs_per_device=side_by_side, processes_per_run=processes)
+
+    def told(split: Split) -> Forecast:
+        """Of a split; where runs have several devices, by the bound of `data_parallel_factor`."""
+        factor = {
+            e.step: data_parallel_factor(
+                split.processes_per_run,
+                step_s=e.ms_per_step / 1000,
+                parameters=e.params,
+                bytes_per_s=LINK_BYTES_PER_S,
+            )
+            for e in estimates
+        }
+        slots = max(1, devices * split.runs_per_device // split.processes_per_run)
+        costs = [slowed(of[run.step].cost, factor[run.step]) for run in runs]
+        return forecast(costs, slots=slots, compilers=compilers)
+
+    now = told(asked)
+    train_s = sum(of[run.step].cost.train_s for run in runs)
+    efficiency = now.efficiency
+    print(f"{_words(asked, devices)}: {duration(now.wall_s)}, efficiency {efficiency:.2f}")
+    if devices > 1:
+        best, split = min(((told(split).wall_s, split) for split in splits(devices, [1])), key=lambda pair: pair[0])
+        print(f"the best of what can be foretold: {_words(split, devices)}: {duration(best)}")
+    kwh = _kwh(estimates, _devices_of_a_run(plan))
+    left = sum(e.runs * e.disk_bytes for e in estimates)
+    writing = now.slots * (KEEP + 1) * max(e.checkpoint_bytes for e in estimates)
+    print(
+        f"{sum(e.runs * e.flop for e in estimates):.3g} FLOP, "
+        f"{sum(_device_hours(e, processes) * e.runs for e in estimates):.3g} device hours, "
+        f"{'energy not measured: NVML tells none' if kwh is None else f'{kwh:.3g} kWh'}, "
+        f"{_size(left)} on the disk, and up to {_size(writing)} more while it trains"
+    )
+    print("assumed: " + "; ".join(_assumptions(asked, devices, compilers, estimates)))
+    if complete:
+        write_prediction(
+            plan.directory,
+            runs=[run.name for run in runs],
+            devices=devices,
+            slots=now.slots,
+            wall_s=now.wall_s,
+            train_s=train_s,
+            efficiency=efficiency,
+            flop=sum(e.runs * e.flop for e in estimates),
+            energy_kwh=kwh,
+            disk_bytes=left,
+            arms=[asdict(e) for e in estimates],
+            assumed=_assumptions(asked, devices, compilers, estimates),
+        )
+
+
+def _setting(plan: Plan, symbol: str) -> int:
+    """A number of the plan's that this version need not have."""
+    return max(1, int(plan.base.symbols.get(symbol, 1)))
+
+
+def _devices_of_a_run(plan: Plan) -> int:
+    return _setting(plan, "PROCESSES_PER_RUN")
+
+
+def _device_hours(e: Estimate, processes: int) -> float:
+    """Of one run: what it keeps from others, while they prepare beside it."""
+    return processes * (e.cost.busy_s + SWITCH_S) / 3600
+
+
+def _kwh(estimates: Sequence[Estimate], processes: int) -> float | None:
+    """Of all runs, while they have their devices, at the highest draw that was seen; None where an arm has none."""
+    kwh = [e.runs * _device_hours(e, processes) * e.power_w / 1000 for e in estimates if e.power_w is not None]
+    return sum(kwh) if len(kwh) == len(estimates) else None
+
+
+def _assumptions(split: Split, devices: int, compilers: int, estimates: Sequence[Estimate]) -> list[str]:
+    """What the outlook takes for granted, in words."""
+    assumed = [
+        "while a run trains the next one prepares, and there is memory for it",
+        "checkpoints are written behind training",
+        f"{SWITCH_S} s between two runs",
+        f"up to {compilers} shapes compile at once",
+    ]
+    if split.runs_per_device > 1:
+        assumed.append("runs side by side on a device do not slow each other down, which is the least they take")
+    if devices > 1:
+        assumed.append(f"{LINK_BYTES_PER_S / 1e9:.0f} GB/s between devices, of which nothing is hidden behind a step")
+    if all(e.power_w is not None for e in estimates):
+        assumed.append("devices always draw the most that NVML told during a trial")
+    return assumed
+
+
+def _words(split: Split, devices: int) -> str:
+    """A split of devices, such as "4 devices, a run on each"."""
+    of = f"{devices} device{'s' * (devices > 1)}"
+    if split.processes_per_run > 1:
+        return f"{of}, {split.processes_per_run} to a run"
+    return f"{of}, {split.runs_per_device} runs on each" if split.runs_per_device > 1 else f"{of}, a run on each"
+
+
+def _table(estimates: Sequence[Estimate], processes: int) -> Table:
+    """Of one run of each arm."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("a run of", overflow="fold")
+    for column in ("FLOP", "device h", "kWh", "checkpoint", "leaves", "compile"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for e in estimates:
+        hours = _device_hours(e, processes)
+        table.add_row(
+            e.step,
+            f"{e.flop:.2e}",
+            f"{hours:.3g}",
+            "" if e.power_w is None else f"{hours * e.power_w / 1000:.3g}",
+            _size(e.checkpoint_bytes),
+            _size(e.disk_bytes),
+            f"{e.compile_s:.1f} s",
+        )
+    return table
+
+
+def _size(size: float) -> str:
+    """Such as "1.39 GiB" or "0.5 MiB"."""
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Such as "45 s", "12 min" or "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
