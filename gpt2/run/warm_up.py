@@ -47,6 +47,6 @@ def _warm_up(parts: Parts, batch: Batch) -> None:
     parts.zero_grad()
     parts.model.eval()
     with torch.no_grad(), autocast(parts.device, t.dtype):
-        parts.loss(*parts.eval_set.batches[0])
+        parts.loss(*parts.eval_batches[0])
     parts.model.train()
     synchronize(parts.device)
