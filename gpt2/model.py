@@ -154,7 +154,7 @@ class GPT(nn.Module):
                 x = block(x) if caches is None else block(x, caches[i])
         x = self.transformer.ln_f(x)
         if targets is not None and not keep_logits:
-            return x[..., :0], linear_cross_entropy(x, self.lm_head.weight, targets)
+            return x[..., :0].detach(), linear_cross_entropy(x, self.lm_head.weight, targets)
         logits = self.lm_head(x)
         if targets is None:
             return logits, None

@@ -20,7 +20,7 @@ from gpt2.run.load import load_initial_weights
 from gpt2.run.parallel import share
 
 _SEEDS_APART = 0x9E3779B1
-"""Of the dropout of two micro-batches. The CPU's generator takes a seed's low 32 bits: multiples of this spread there."""
+"""Of the dropout of two micro-batches. The CPU takes the low 32 bits of a seed, over which multiples of this spread."""
 
 
 class Parts:
