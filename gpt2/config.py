@@ -329,6 +329,17 @@ class RunConfig:
     optimizer: OptimizerConfig
     train: TrainConfig
 
+    def __post_init__(self) -> None:
+        t = self.train
+        by_block = t.processes > 1 and t.parallel == "fsdp2" and t.compile == "model"
+        check(
+            self.model.dropout == 0 or not by_block,
+            "DROPOUT",
+            self.model.dropout,
+            "PARALLEL_FSDP2 compiles block by block, which draws other dropout than the model compiled whole: take "
+            "COMPILE_ATTENTION, PARALLEL_DDP or PARALLEL_ZERO1, or no dropout",
+        )
+
     @property
     def tokens_per_iter(self) -> int:
         """Tokens that one optimizer step sees."""

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 if not __package__:  # run as a file: Python put gpt2/ itself first, where `import gpt2.x` finds nothing
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -64,7 +65,7 @@ def main() -> int:
     if stop.requested:  # before it has begun
         raise KeyboardInterrupt
     if is_rank() and config.train.processes > 1:
-        return train_as_rank(resolved, args, stop)
+        train_as_rank(resolved, args, stop)
     with hold(args.out, args.lock_fd) as lock:
         with beginning(args.out):
             if has_finished(config, args.out):
@@ -91,7 +92,7 @@ def has_finished(config: RunConfig, out: Path) -> bool:
     return is_finished
 
 
-def train_as_rank(resolved: dotconfig.Resolved, args: argparse.Namespace, stop: Stop) -> int:
+def train_as_rank(resolved: dotconfig.Resolved, args: argparse.Namespace, stop: Stop) -> NoReturn:
     """Train as one of several processes. The first holds the directory and writes; all end together, or at once."""
     config, out = resolved.run_config(), args.out
     place = MeetingPlace(out)
@@ -109,10 +110,9 @@ def train_as_rank(resolved: dotconfig.Resolved, args: argparse.Namespace, stop: 
                 status = train(run, agreed)
             ranks.gather(status)  # the others are as far as that
         agreed.leave()
-        ranks.leave()
     except BaseException as error:
-        place.end_rank(error)
-    return STATUS[status] if ranks.is_first else 0
+        place.fail(error)
+    place.end(STATUS[status] if ranks.is_first else 0)
 
 
 def train(run: Run, stop: Stop) -> str:

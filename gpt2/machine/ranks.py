@@ -53,9 +53,6 @@ class Ranks:
         """Whether it is the one that writes."""
         return self.rank == 0
 
-    def leave(self) -> None:
-        """There is nothing more to be told."""
-
 
 ALONE = Ranks()
 
@@ -84,9 +81,6 @@ class _Several(Ranks):
         torch.distributed.all_reduce(of_all)
         means: list[float] = (of_all / self.world_size).tolist()
         return means
-
-    def leave(self) -> None:
-        torch.distributed.destroy_process_group()
 
 
 def join(device: str, processes: int) -> Ranks:

@@ -55,8 +55,8 @@ class MeetingPlace(PrefixStore):
         self._out = out
         self._store = store
 
-    def end_rank(self, error: BaseException) -> NoReturn:
-        """End this rank, at once: an orderly end would wait for others that wait for it. Says why.
+    def fail(self, error: BaseException) -> NoReturn:
+        """End this rank before the others, and say why.
 
         Whoever started the ranks tells the user, as gpt2/run/processes.py does. Where that was torchrun, this does.
         """
@@ -71,15 +71,14 @@ class MeetingPlace(PrefixStore):
         if isinstance(error, RankError) and self.rank == 0:
             with contextlib.suppress(OSError, UserError):
                 write_failure(self._out, words)
+        statuses = {UserError: NOT_AS_ASKED, KeyboardInterrupt: INTERRUPTED}
+        self.end(next((status for kind, status in statuses.items() if isinstance(error, kind)), FAILED))
+
+    def end(self, status: int) -> NoReturn:
+        """End this process at once: an orderly end waits for threads of torch's, and they for other ranks."""
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(
-            NOT_AS_ASKED
-            if isinstance(error, UserError)
-            else INTERRUPTED
-            if isinstance(error, KeyboardInterrupt)
-            else FAILED
-        )
+        os._exit(status)
 
 
 class AgreedStop(Stop):
@@ -137,7 +136,7 @@ class AgreedStop(Stop):
                 self._end(f"rank {neighbour} has not been heard of for {SILENT_POLLS * POLL_S:.0f} s")
 
     def _end(self, line: str) -> None:
-        self._store.end_rank(RankError(line))
+        self._store.fail(RankError(line))
 
     def _agree(self) -> None:
         """See whether anybody wants to stop, and then at which look."""

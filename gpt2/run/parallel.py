@@ -41,9 +41,9 @@ class Alone:
         """The optimizer whose kernel takes the steps."""
         return self.optimizer
 
-    def compile(self, scope: str, mode: str) -> None:
-        """Compile what `scope` says when it is first called."""
-        compile_scope(self.model, scope, mode=mode)
+    def compile(self, scope: str, **options: Any) -> None:
+        """Compile what `scope` says when it is first called. `options`: as for `compile_scope`."""
+        compile_scope(self.model, scope, **options)
 
     def micro_batch(self, *, is_last: bool) -> AbstractContextManager[Any]:
         """Around the forward and backward pass of a micro-batch: gradients are exchanged in the last one alone."""
@@ -77,6 +77,13 @@ class DDP(Alone):
         super().__init__(model, optimizer, device)
         # The gradients need no second place beside the buckets.
         self.forward = self._ddp = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    def compile(self, scope: str, **options: Any) -> None:
+        # In a piece for each bucket, whose gradients are sent while the next piece computes; or else whole, as pieces
+        # would draw other dropout than the whole does in one process.
+        dynamo: Any = torch._dynamo.config
+        dynamo.optimize_ddp = self.model.config.dropout == 0
+        super().compile(scope, **options)
 
     def micro_batch(self, *, is_last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if is_last else self._ddp.no_sync()
@@ -121,12 +128,12 @@ class FSDP2(Alone):
         fully_shard(model, mesh=mesh)
         super().__init__(model, optimizer, device)
 
-    def compile(self, scope: str, mode: str) -> None:
+    def compile(self, scope: str, **options: Any) -> None:
         # Where a block's weights are put together nothing can be compiled: around the blocks, that is.
         if scope == "model":
-            compile_blocks(self.model, mode=mode)
+            compile_blocks(self.model, **options)
         else:
-            super().compile(scope, mode)
+            super().compile(scope, **options)
 
     def micro_batch(self, *, is_last: bool) -> AbstractContextManager[Any]:
         self.model.set_requires_gradient_sync(is_last)  # type: ignore[operator]

@@ -63,7 +63,7 @@ class Parts:
         """Compile what `scope` says when it is first called, instead of what was to be compiled before."""
         uncompile(self.model)
         self.compiled, self.compile_mode = scope, mode
-        self.shared.compile(scope, mode)
+        self.shared.compile(scope, mode=mode)
 
     def batches(self, step: int) -> Generator[list[Batch], None, None]:
         """This rank's micro-batches of optimizer step `step`, of the one after it, and so on."""

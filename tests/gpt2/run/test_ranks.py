@@ -212,7 +212,7 @@ def test_a_dead_rank_ends_the_run_in_seconds_and_it_goes_on(
         os.kill(ranks[rank], signal.SIGKILL)
         killed = time.monotonic()
         assert trainer.wait(30) == 1
-        assert time.monotonic() - killed < 10
+        assert time.monotonic() - killed < 20
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
     summary = json.loads((out / "summary.json").read_text())
     assert summary["status"] == "failed"
@@ -260,7 +260,7 @@ def test_a_stop_is_agreed(alone: Path, tmp_path: Path, strategy: str, whom: str)
                 {"launcher": trainer.pid, **{f"rank {r}": p for r, p in ranks_of(trainer).items()}}[whom], signal.SIGINT
             )
         assert trainer.wait(30) == 130
-        assert time.monotonic() - asked < 10
+        assert time.monotonic() - asked < 20
     summary = json.loads((out / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert checkpoint_of(out)["step"] == summary["iters"] > 0
