@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,16 @@ from gpt2.base.files import ROOT
 from gpt2.config import TrainConfig
 from gpt2.data.batches import EvalSet
 from gpt2.dotconfig import Resolved
+from gpt2.machine.ranks import Ranks
+from gpt2.run import agreement
+from gpt2.run.agreement import AgreedStop
 from gpt2.run.checkpoint import read_checkpoint
 from gpt2.run.lock import RunLock
+from gpt2.run.parts import Parts
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop
 from gpt2.symbols import run_config
-from gpt2.train_ra_mla import train
+from gpt2.train_ra_mla import train, train_step
 from tests.gpt2.run.test_resume import counting, result
 from tests.tiny import tiny
 
@@ -347,3 +353,106 @@ def test_evaluation_is_dealt_and_put_together(n: int, world_size: int) -> None:
     dealt = [[float(x) for x, _ in of.dealt(rank, world_size)] for rank in range(world_size)]
     assert len({len(turn) for turn in dealt}) == 1
     assert of.put_together(dealt) == [float(i) for i in range(n)]
+
+
+class Together(Ranks):
+    """A rank of several that are threads."""
+
+    def __init__(self, rank: int, world_size: int, barrier: threading.Barrier) -> None:
+        self.rank, self.world_size, self._barrier = rank, world_size, barrier
+
+    def gather(self, value: Any) -> list[Any]:
+        self._barrier.wait()
+        return [value] * self.world_size
+
+
+class Wish(Stop):
+    """Is to stop when somebody says so."""
+
+    reason: str | None = None
+
+    @property
+    def requested(self) -> str | None:
+        return self.reason
+
+
+@pytest.mark.parametrize("world_size, wishing", [(2, [0]), (2, [1]), (3, [0, 2])])
+def test_all_stop_at_the_same_look_however_far_they_are(
+    monkeypatch: pytest.MonkeyPatch, world_size: int, wishing: list[int]
+) -> None:
+    monkeypatch.setattr(agreement, "POLL_S", 0.01)
+    store: Any = torch.distributed.HashStore()
+    barrier = threading.Barrier(world_size)
+    wishes = [Wish() for _ in range(world_size)]
+    ended: dict[int, tuple[int, str]] = {}
+
+    def loop(rank: int) -> None:
+        stop = AgreedStop(Together(rank, world_size, barrier), store, wish=wishes[rank])
+        looks = 1
+        while not (reason := stop.requested):
+            time.sleep(0.001 * (1 + 3 * rank))  # one is ahead of the other
+            looks += 1
+            if looks == 20 and rank in wishing:
+                wishes[rank].reason = f"SIGINT at {rank}"
+        ended[rank] = looks, reason
+        barrier.wait()
+        stop.leave()
+
+    threads = [threading.Thread(target=loop, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(ended) == world_size
+    assert len(set(ended.values())) == 1
+    assert ended[0][1] in {f"SIGINT at {rank}" for rank in wishing}
+
+
+@pytest.mark.parametrize("attention", ["BASELINE", "RA_V5", "MLA", "RA_MLA"])
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        "COMPILE_NONE",
+        pytest.param("COMPILE_ATTENTION", marks=pytest.mark.slow),
+        pytest.param("COMPILE_MODEL", marks=pytest.mark.slow),
+    ],
+)
+def test_activations_that_are_computed_again_change_no_bit(tmp_path: Path, attention: str, compiled: str) -> None:
+    settings = {f"ATTENTION_{attention}": "y", compiled: "y", "DROPOUT": "0.1"}
+    losses = []
+    for again in "ny":
+        torch.compiler.reset()
+        config = tiny(tmp_path, **settings, ACTIVATION_CHECKPOINTING=again).run_config()
+        parts = Parts(config)
+        parts.compile(config.train.compile, config.train.compile_mode)
+        with closing(parts.batches(0)) as stream:
+            losses.append([train_step(parts, next(stream), step=step) for step in range(3)])
+        losses[-1] += [p.detach() for p in parts.parameters]
+    assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
+
+
+def test_dropout_depends_on_the_micro_batch_and_not_on_who_takes_it(tmp_path: Path) -> None:
+    config = tiny(tmp_path, GRADIENT_ACCUMULATION_STEPS="4", DROPOUT="0.1").run_config()
+    parts = Parts(config)
+
+    def drawn(rank: int, world_size: int) -> list[float]:
+        parts.ranks = Together(rank, world_size, threading.Barrier(1))
+        draws = []
+        for i in range(4 // world_size):
+            with parts.micro_batch(7, i, is_last=True):
+                draws.append(torch.rand(()).item())
+        return draws
+
+    alone = drawn(0, 1)
+    assert len(set(alone)) == 4
+    assert [drawn(0, 2), drawn(1, 2)] == [alone[::2], alone[1::2]]
+    assert [drawn(rank, 4) for rank in range(4)] == [[draw] for draw in alone]
+    torch.manual_seed(config.train.seed * 1_000_003 + 7)  # that of the only micro-batch of a step, as it always was
+    assert torch.rand(()).item() == alone[0]
+
+
+def test_compiled_blocks_and_dropout_are_refused_together(tmp_path: Path) -> None:
+    shared = {"PROCESSES_PER_RUN": "2", "GRADIENT_ACCUMULATION_STEPS": "2", "PARALLEL_FSDP2": "y"}
+    with pytest.raises(UserError, match=r"DROPOUT=0\.1: PARALLEL_FSDP2 compiles block by block"):
+        tiny(tmp_path, **shared, COMPILE_MODEL="y", DROPOUT="0.1")
+    tiny(tmp_path, **shared, COMPILE_ATTENTION="y", DROPOUT="0.1")
