@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from scipy import integrate, optimize, stats
 
-from harness.evidence.store import Arm, Experiment, RunRecord, compile_ran, device_name, own_symbols, write_csv
+from harness.evidence.store import Arm, Experiment, RunRecord, compile_ran, device_name, devices, own_symbols, write_csv
 
 ALPHA = 0.05
 """Level of the tests; intervals are 95 %."""
@@ -350,7 +350,7 @@ def contamination(experiment: Experiment) -> list[str]:
 
 _SHARED_FACTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "data": lambda provenance: str(provenance["data"]["hash"])[:12],
-    "device": lambda provenance: provenance["hardware"]["device_name"],
+    "device": devices,
     "torch version": lambda provenance: provenance["versions"]["torch"],
     "code commit": lambda provenance: str(provenance["code"]["commit"])[:12],
 }
