@@ -240,7 +240,16 @@ class TrainConfig:
     """Sequences in a micro-batch, B."""
 
     gradient_accumulation_steps: int = setting(1, "GRADIENT_ACCUMULATION_STEPS")
-    """Micro-batches in an optimizer step."""
+    """Micro-batches in an optimizer step, of all processes together."""
+
+    processes: int = setting(1, "PROCESSES_PER_RUN", identity=False)
+    """Processes ("ranks") that train the run together, each on its share of the micro-batches."""
+
+    parallel: str = setting("ddp", "PARALLEL_", choice=True, identity=False)
+    """What each of several processes holds: "ddp", "zero1" or "fsdp2" (gpt2/run/parallel.py)."""
+
+    activation_checkpointing: bool = setting(False, "ACTIVATION_CHECKPOINTING", identity=False)
+    """Keep a block's input alone for its backward pass, and compute the rest again there."""
 
     seed: int = setting(1, "SEED")
     """Of initial weights, data order and dropout."""
@@ -293,6 +302,25 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.init_from:
             check_path("INIT_FROM", self.init_from)
+        check(self.processes >= 1, "PROCESSES_PER_RUN", self.processes, "must be at least 1")
+        check(
+            self.gradient_accumulation_steps % self.processes == 0,
+            "PROCESSES_PER_RUN",
+            self.processes,
+            f"must divide GRADIENT_ACCUMULATION_STEPS={self.gradient_accumulation_steps}: {self._same_batch()}",
+        )
+
+    def _same_batch(self) -> str:
+        """How PROCESSES_PER_RUN could share the batch, for an error message."""
+        sequences = self.batch_size * self.gradient_accumulation_steps
+        each, rest = divmod(sequences, self.processes)
+        if rest:
+            return f"nor does it divide the batch of {sequences} sequences; take another number, or another batch"
+        size = next(size for size in range(min(self.batch_size, each), 0, -1) if each % size == 0)
+        return (
+            f"BATCH_SIZE={size} and GRADIENT_ACCUMULATION_STEPS={sequences // size} are the same batch of "
+            f"{sequences} sequences, and can be shared"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +334,17 @@ class RunConfig:
     data: DataConfig
     optimizer: OptimizerConfig
     train: TrainConfig
+
+    def __post_init__(self) -> None:
+        t = self.train
+        by_block = t.processes > 1 and t.parallel == "fsdp2" and t.compile == "model"
+        check(
+            self.model.dropout == 0 or not by_block,
+            "DROPOUT",
+            self.model.dropout,
+            "PARALLEL_FSDP2 compiles block by block, which draws other dropout than the model compiled whole: take "
+            "COMPILE_ATTENTION, PARALLEL_DDP or PARALLEL_ZERO1, or no dropout",
+        )
 
     @property
     def tokens_per_iter(self) -> int:

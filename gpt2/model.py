@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from gpt2.attention import build_attention
 from gpt2.attention.shared import LayerCache
@@ -87,6 +88,8 @@ class GPT(nn.Module):
             self.transformer = Transformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
+        self.recomputes_blocks = False
+        """Whether, in training, a block's input alone is kept, and the rest computed again for its backward pass."""
         self.init_weights(int(torch.randint(2**62, ())) if seed is None else seed)
         if config.use_ra_v5 and config.ra_v5_compile:
             compile_attention(self, mode="max-autotune")
@@ -143,11 +146,15 @@ class GPT(nn.Module):
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
         if self.config.residual_bfloat16 and autocast_dtype(x) == torch.bfloat16:
             x = x.bfloat16()
+        recompute = self.recomputes_blocks and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.transformer.h):
-            x = block(x) if caches is None else block(x, caches[i])
+            if recompute:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x) if caches is None else block(x, caches[i])
         x = self.transformer.ln_f(x)
         if targets is not None and not keep_logits:
-            return x[..., :0], linear_cross_entropy(x, self.lm_head.weight, targets)
+            return x[..., :0].detach(), linear_cross_entropy(x, self.lm_head.weight, targets)
         logits = self.lm_head(x)
         if targets is None:
             return logits, None

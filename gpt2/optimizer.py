@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,10 +21,13 @@ def gate_names(model: nn.Module) -> set[str]:
     }
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig, device_type: str) -> torch.optim.AdamW:
+def make_optimizer(
+    model: nn.Module, config: OptimizerConfig, device_type: str, *, kind: Callable[..., Any] = torch.optim.AdamW
+) -> Any:
     """AdamW with weight decay on matrices only, and gates in a group of their own with its own learning rate.
 
-    Each group carries `lr_mult`, which `set_lr` multiplies the schedule's learning rate with.
+    Each group carries `lr_mult`, which `set_lr` multiplies the schedule's learning rate with. `kind` is called as
+    AdamW is.
     """
     gates = gate_names(model)
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "gates": []}
@@ -31,7 +36,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, device_type: str) 
             groups["gates" if name in gates else "matrices" if p.dim() >= 2 else "vectors"].append(p)
     decay = {"matrices": config.weight_decay}
     lr_mult = {"gates": config.gate_lr_mult}
-    return torch.optim.AdamW(
+    return kind(
         [
             {"params": params, "name": name, "weight_decay": decay.get(name, 0.0), "lr_mult": lr_mult.get(name, 1.0)}
             for name, params in groups.items()

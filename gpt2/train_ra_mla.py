@@ -14,8 +14,9 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 if not __package__:  # run as a file: Python put gpt2/ itself first, where `import gpt2.x` finds nothing
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -26,15 +27,19 @@ from torch import Tensor, nn
 from gpt2 import dotconfig
 from gpt2.base.errors import UserError, one_line, run_command
 from gpt2.checks.dry_run import dry_run
+from gpt2.config import RunConfig
 from gpt2.data.batches import Batch
 from gpt2.data.dataset import open_dataset
 from gpt2.machine.device import autocast, device_name, select_device, slow_precision
+from gpt2.machine.ranks import is_rank, join
 from gpt2.machine.sharing import SharedDevice, machine_wide
 from gpt2.optimizer import learning_rate, set_lr
+from gpt2.run.agreement import AgreedStop, MeetingPlace, RankError
 from gpt2.run.clock import process_age_s
 from gpt2.run.directory import beginning, hold, is_done
 from gpt2.run.nonfinite import NonFiniteError
 from gpt2.run.parts import Parts
+from gpt2.run.processes import train_in_ranks
 from gpt2.run.record import check_identity, run_identity
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop
@@ -63,18 +68,69 @@ def main() -> int:
     stop.install()
     if stop.requested:  # before it has begun
         raise KeyboardInterrupt
-    with hold(args.out, args.lock_fd):
+    if is_rank() and config.train.processes > 1:
+        train_as_rank(resolved, args, stop)
+    with hold(args.out, args.lock_fd) as lock:
         with beginning(args.out):
-            if is_done(args.out) and check_identity(args.out, run_identity(config, open_dataset(config.data))):
-                print(f"{args.out}: has finished already")
+            if has_finished(config, args.out):
                 return 0
             device = select_device(config.train.device)
-            turns = args.turns or (machine_wide() if device.type == "cuda" else None)
-            share = SharedDevice(turns, device, slot=args.turn, alone=config.train.alone)
-            run = Run(config, args.out, given=args.record, share=share)
+            if config.train.processes > 1:
+                given = ["--record", *args.record] if args.record else []
+                arguments = ["--config", str(args.config), "--out", str(args.out), *given]
+                # Kept for the ranks by this process: one wait for all of their devices, in one order.
+                gpus = range(config.train.processes) if device.type == "cuda" else ()
+                for share in (share_of(torch.device("cuda", i), config, args) for i in gpus):
+                    share.keep_turn(lambda: print("waits for its devices", flush=True))
+                return train_in_ranks(Path(__file__), arguments, config.train.processes, args.out, lock.fd, stop)
+            run = Run(config, args.out, given=args.record, share=share_of(device, config, args))
             resolved.write(args.out / "config")
         status = train(run, stop)
-    return {"done": 0, "failed": 1, "interrupted": 130}[status]
+    return STATUS[status]
+
+
+def share_of(device: torch.device, config: RunConfig, args: argparse.Namespace) -> SharedDevice:
+    """This process's share in a device, as the runner that has started it says."""
+    turns = args.turns or (machine_wide() if device.type == "cuda" else None)
+    return SharedDevice(turns, device, slot=args.turn, alone=config.train.alone)
+
+
+STATUS = {"done": 0, "failed": 1, "interrupted": 130}
+"""Exit status by that of the summary."""
+
+
+def has_finished(config: RunConfig, out: Path) -> bool:
+    """Whether the run there is this one, and done; says so. UserError if it is another one, and done."""
+    is_finished = is_done(out) and check_identity(out, run_identity(config, open_dataset(config.data)))
+    if is_finished:
+        print(f"{out}: has finished already")
+    return is_finished
+
+
+def train_as_rank(resolved: dotconfig.Resolved, args: argparse.Namespace, stop: Stop) -> NoReturn:
+    """Train as one of several processes. The first holds the directory and writes; all end together, or at once."""
+    config, out = resolved.run_config(), args.out
+    place = MeetingPlace(out)
+    try:
+        ranks = join(config.train.device, config.train.processes)
+        agreed = AgreedStop(ranks, place, wish=stop)
+        with hold(out, args.lock_fd) if ranks.is_first else nullcontext():
+            if ranks.from_first(lambda: has_finished(config, out)):
+                status = "done"
+            else:
+                with beginning(out) if ranks.is_first else nullcontext():
+                    device = select_device(config.train.device)
+                    # On a processor, all of them are on one device.
+                    share = share_of(device, config, args) if device.type == "cuda" else None
+                    run = Run(config, out, given=args.record, ranks=ranks, share=share)
+                    if ranks.is_first:
+                        resolved.write(out / "config")
+                status = train(run, agreed)
+            ranks.gather(status)  # the others are as far as that
+        agreed.leave()
+    except BaseException as error:
+        place.fail(error)
+    place.end(STATUS[status] if ranks.is_first else 0)
 
 
 def train(run: Run, stop: Stop) -> str:
@@ -82,6 +138,8 @@ def train(run: Run, stop: Stop) -> str:
     parts, t = run.parts, run.config.train
     try:
         run.event("start", f"{parts.model.num_params():,} parameters on {device_name(parts.device)}")
+        if run.ranks.world_size > 1:
+            run.event("ranks", "{processes} processes, nodes: {nodes}, {strategy}".format(**run.parallel()))
         warnings = [("data", line) for line in parts.dataset.warnings]
         if slow := slow_precision(parts.device, t.dtype):
             warnings.append(("slow_precision", slow))
@@ -114,10 +172,13 @@ def train(run: Run, stop: Stop) -> str:
         run.event("nonfinite", error)
     except torch.OutOfMemoryError as failure:
         status, error = "failed", f"{one_line(failure)}; try a smaller BATCH_SIZE and more GRADIENT_ACCUMULATION_STEPS"
+        if run.ranks.world_size > 1:
+            raise RankError(error) from None  # the others are somewhere else
         run.event("out_of_memory", error)
     except Exception as failure:
         # A mistake in the code. The summary says that the run failed, and the log keeps where.
-        run.finish("failed", f"{type(failure).__name__}: {one_line(failure)}")
+        if run.ranks.world_size == 1:
+            run.finish("failed", f"{type(failure).__name__}: {one_line(failure)}")
         raise
     status = run.finish(status, error)
     run.journal.close()
@@ -166,26 +227,24 @@ def loop(run: Run, stream: Iterator[list[Batch]], stop: Stop) -> bool:
 
 
 def train_step(parts: Parts, micro_batches: list[Batch], *, step: int) -> Tensor:
-    """One optimizer step. Returns its loss and gradient norm, [2], still on the device.
+    """One optimizer step. Returns the loss of this rank's micro-batches and the gradient norm, [2], on the device.
 
     Where the gradient is not finite, no weight changes: what went wrong can then still be found out.
     """
     c = parts.config
-    if c.model.dropout > 0:
-        # Dropout is a function of the step too, so that a resumed run draws what it would have drawn.
-        torch.manual_seed(c.train.seed * 1_000_003 + step)
     loss_sum = torch.zeros((), device=parts.device)
-    for x, y in micro_batches:
-        parts.mark_pass()
-        with autocast(parts.device, c.train.dtype):
-            loss = parts.loss(x, y) / len(micro_batches)
-        parts.scaler.scale(loss).backward()
+    for i, (x, y) in enumerate(micro_batches, start=1):
+        with parts.micro_batch(step, i - 1, is_last=i == len(micro_batches)):
+            with autocast(parts.device, c.train.dtype):
+                loss = parts.loss(x, y) / len(micro_batches)
+            parts.scaler.scale(loss).backward()
         loss_sum += loss.detach()
     parts.scaler.unscale_(parts.optimizer)
     norm = nn.utils.clip_grad_norm_(parts.parameters, c.optimizer.grad_clip or float("inf"))
+    norm = parts.shared.whole(norm)
     if not parts.scaler.is_enabled():
         # What GradScaler does, for every precision: the fused kernel leaves everything as it is if this is 1.
-        parts.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        parts.shared.stepping.found_inf = (~norm.isfinite()).float()
     parts.scaler.step(parts.optimizer)
     parts.scaler.update()
     parts.zero_grad()
@@ -197,7 +256,7 @@ def evaluate(parts: Parts, stop: Stop) -> float | None:
     """Mean loss per target of the evaluation's batches; None where it was asked to stop."""
     parts.model.eval()
     losses = []
-    for x, y in parts.eval_set.batches:
+    for x, y in parts.eval_batches:
         if stop.requested:
             break
         parts.mark_pass()
@@ -205,9 +264,10 @@ def evaluate(parts: Parts, stop: Stop) -> float | None:
             loss = parts.loss(x, y)
         losses.append(loss.clone())
     parts.model.train()
-    if len(losses) < len(parts.eval_set.batches):
+    if len(losses) < len(parts.eval_batches):
         return None
-    return parts.eval_set.mean(torch.stack(losses).tolist())
+    of_ranks = parts.ranks.gather(torch.stack(losses).tolist())
+    return parts.eval_set.mean(parts.eval_set.put_together(of_ranks))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from gpt2.base.errors import UserError
 from gpt2.base.numbers import decimal
+from gpt2.checks.fake_ranks import step_as_rank
 from gpt2.config import RunConfig, TrainConfig
 from gpt2.loss import CHUNK_TOKENS
 from gpt2.machine.compilation import compile_scope, uncompile
@@ -48,7 +49,10 @@ class DryRun:
     """Of dummy tokens under the initial weights; close to ln(vocab_size)."""
 
     memory_gib: float
-    """Estimated peak of GPU memory in training, eager: compilation needs less."""
+    """Estimated peak of GPU memory in training, of each rank, eager: compilation needs less."""
+
+    processes: int
+    """That train a run together, each with a GPU of its own."""
 
     checkpoint_gib: float
     """Disk that a run's checkpoints take."""
@@ -58,17 +62,20 @@ class DryRun:
 
     def describe(self) -> str:
         """One line."""
+        gpus = f" on each of {self.processes}" if self.processes > 1 else ""
+        memory = f"GPU memory about {decimal(self.memory_gib, 1)} GiB{gpus}"
         return (
-            f"{self.params:,} parameters, loss {self.loss:.2f}, GPU memory about {decimal(self.memory_gib, 1)} GiB, "
+            f"{self.params:,} parameters, loss {self.loss:.2f}, {memory}, "
             f"checkpoints {decimal(self.checkpoint_gib, 1)} GiB, {self.flops:.3g} FLOP"
         )
 
 
 def dry_run(config: RunConfig) -> DryRun:
-    """Build the run's model and take one forward, backward and optimizer step on dummy tokens on the CPU.
+    """Build the run's model and take one forward and backward pass on dummy tokens on the CPU.
 
-    The run's precision is traced, which computes nothing, and what autograd keeps in it is counted. The step is in that
-    precision too; where the processor is slow at it a single layer's is, and the model's is in float32.
+    The run's precision is traced, which computes nothing, and what autograd keeps in it is counted; the optimizer's
+    step is traced too. The passes are in that precision as well; where the processor is slow at it a single layer's
+    are, and the model's are in float32. Where several ranks train, one takes a step among others that are not there.
 
     A compiled run is traced as a whole (`fullgraph`), without generating code: a graph break raises. Raises UserError
     if the weights that it is to start from cannot be had, if the loss or a gradient is not finite, or if a parameter
@@ -86,10 +93,13 @@ def dry_run(config: RunConfig) -> DryRun:
         _step(dataclasses.replace(config, model=one_layer, train=from_scratch), dtype, T=2)
         dtype = "float32"
     params, flops_per_token, loss = _step(config, dtype, T)
+    if config.train.processes > 1:
+        step_as_rank(config, dtype, T)
     return DryRun(
         params=params,
         loss=loss,
         memory_gib=_training_bytes(config, params, bytes_per_token, bytes_per_pass) / 2**30,
+        processes=config.train.processes,
         # Weights and two moments; while the newest is written there is one more.
         checkpoint_gib=(KEEP + 1) * 12 * params / 2**30,
         flops=float(flops_per_token) * config.tokens_per_iter * config.train.max_iters,
@@ -97,7 +107,7 @@ def dry_run(config: RunConfig) -> DryRun:
 
 
 def _step(config: RunConfig, dtype: str, T: int) -> tuple[int, int, float]:
-    """Take a step on T dummy tokens in a precision. Parameters, operations per token, and the loss."""
+    """A forward and backward pass over T dummy tokens. Parameters, operations per token, and the loss."""
     model = GPT(config.model, seed=config.train.seed)
     if config.train.init_from:
         load_initial_weights(model, config.train.init_from)
@@ -111,7 +121,6 @@ def _step(config: RunConfig, dtype: str, T: int) -> tuple[int, int, float]:
             raise UserError(f"the gradient of {name} is not finite in the first step")
     if not bool(loss.isfinite()):
         raise UserError(f"the loss is {loss.item()} in the first step")
-    make_optimizer(model, config.optimizer, "cpu").step()
     return model.num_params(), model.flops_per_token(), loss.item()
 
 
@@ -137,6 +146,7 @@ def _kept(config: RunConfig, T: int, tensors: AbstractContextManager[object]) ->
             uncompile(model)
             torch.compiler.reset()
         _loss(model, _dummies(T), train, train.dtype).backward()
+        make_optimizer(model, config.optimizer, "cpu").step()
         # On a GPU, autocast's norms are float32 and keep what comes in as such; on a CPU they would not.
         model.config = dataclasses.replace(config.model, residual_bfloat16=False)
         half, full = (_kept_of(model, tokens, train) for tokens in (T // 2, T))
@@ -150,6 +160,18 @@ def _dummies(T: int) -> Tensor:
 
 def _kept_of(model: GPT, T: int, train: TrainConfig) -> int:
     """Bytes that autograd keeps of a forward pass over T tokens, parameters aside."""
+    everything = _saved(model, T, train)
+    if not train.activation_checkpointing:
+        return everything
+    model.recomputes_blocks = True
+    inputs = _saved(model, T, train)
+    model.recomputes_blocks = False
+    # And what one block has kept when it has been computed again.
+    return inputs + (everything - inputs) // model.config.n_layer
+
+
+def _saved(model: GPT, T: int, train: TrainConfig) -> int:
+    """Bytes of the tensors that are saved in a forward pass over T tokens, parameters aside."""
     counted = {storage._cdata: storage for storage in (p.untyped_storage() for p in model.parameters())}
     parameters = set(counted)
 
@@ -164,11 +186,26 @@ def _kept_of(model: GPT, T: int, train: TrainConfig) -> int:
 
 
 def _training_bytes(config: RunConfig, params: int, bytes_per_token: float, bytes_per_pass: float) -> float:
-    """Weights, gradients and two moments in float32, what autograd keeps, and what there is of logits at a time.
+    """Weights, gradients and moments, what autograd keeps, and what there is of logits at a time.
 
     That is those of a chunk; or else, in float32, two gradients of all: with respect to log-softmax, and to its input.
     """
     tokens = config.train.batch_size * config.model.block_size
     chunk = min(tokens, CHUNK_TOKENS) * (4 if config.train.dtype == "float32" else 2)
     logits = (chunk if config.train.fused_loss else 8 * tokens) * config.model.vocab_size
-    return 16 * params + bytes_per_pass + tokens * bytes_per_token + logits
+    return _model_bytes(config, params) + bytes_per_pass + tokens * bytes_per_token + logits
+
+
+def _model_bytes(config: RunConfig, params: int) -> float:
+    """Weights, gradients and two moments in float32, as far as one rank has them."""
+    share = 1 / config.train.processes
+    if config.train.processes == 1 or config.train.parallel == "ddp":
+        return 16 * params
+    if config.train.parallel == "zero1":
+        return (8 + 8 * share) * params
+    with torch.device("meta"):
+        block = sum(p.numel() for p in GPT(config.model, seed=0).blocks[0].parameters())
+    around = params - config.model.n_layer * block
+    # What is around the blocks is whole, with its gradient, from the forward to the end of the backward pass; of the
+    # blocks one is, with its gradient before and after it is shared, and the next one.
+    return 16 * share * params + 8 * around + 16 * block

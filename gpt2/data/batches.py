@@ -86,6 +86,19 @@ class EvalSet:
         """The same on `device`."""
         return dataclasses.replace(self, batches=[(x.to(device), y.to(device)) for x, y in self.batches])
 
+    def dealt(self, rank: int, world_size: int) -> list[Batch]:
+        """The batches that are `rank`'s, every `world_size`th.
+
+        All ranks have as many, so that they can take turns at what they do together: where it does not divide, some
+        have the last one once more (`put_together` leaves that out).
+        """
+        last = len(self.batches) - 1
+        return [self.batches[min(i + rank, last)] for i in range(0, last + 1, world_size)]
+
+    def put_together(self, losses: Sequence[Sequence[float]]) -> list[float]:
+        """The losses of all batches, in order, from those of each rank's."""
+        return [loss for turn in zip(*losses, strict=True) for loss in turn][: len(self.batches)]
+
     def mean(self, losses: Sequence[float]) -> float:
         """Mean loss per target from each batch's mean, [n_batches]: the same for every batch size, but for rounding."""
         return math.fsum(loss * n for loss, n in zip(losses, self.counts, strict=True)) / self.n_targets

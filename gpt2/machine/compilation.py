@@ -1,6 +1,7 @@
 """What torch.compile covers: nothing, each attention module, or the whole model with its loss.
 
-Modules are compiled in place (`nn.Module.compile`), so parameter names and checkpoints do not change.
+Modules are compiled in place (`nn.Module.compile`), so parameter names and checkpoints do not change. Where ranks share
+each tensor (gpt2/run/parallel.py), blocks are compiled instead of the whole.
 """
 
 from __future__ import annotations
@@ -12,6 +13,14 @@ import torch
 from torch import nn
 
 from gpt2.machine import source
+
+
+class HasBlocks(Protocol):
+    """A model whose blocks can be compiled by themselves."""
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, first to last."""
 
 
 class HasAttention(Protocol):
@@ -31,6 +40,12 @@ def compile_attention(model: HasAttention, **options: Any) -> None:
 def compile_model(model: nn.Module, **options: Any) -> None:
     """Compile a model whole, its loss included, when it is first called. `options`: as for `compile_scope`."""
     _compile(model, options)
+
+
+def compile_blocks(model: HasBlocks, **options: Any) -> None:
+    """Compile what each block computes, and not the hooks around it, when it is first called. `options`: as above."""
+    for block in model.blocks:
+        block.forward = torch.compile(block.forward, **_filled(options))
 
 
 def compile_scope(model: Any, scope: str, **options: Any) -> None:
@@ -59,6 +74,7 @@ def uncompile(model: nn.Module) -> None:
     """Go back to eager execution everywhere."""
     for module in model.modules():
         module._compiled_call_impl = None
+        module.__dict__.pop("forward", None)
 
 
 class _Inductor(torch._TorchCompileInductorWrapper):
@@ -92,8 +108,13 @@ def _ambient() -> str:
 
 
 def _compile(module: nn.Module, options: dict[str, Any]) -> None:
+    module.compile(**_filled(options))
+
+
+def _filled(options: dict[str, Any]) -> dict[str, Any]:
+    """torch.compile's options from those of `compile_scope`."""
     options = {"fullgraph": True, "dynamic": False} | options
     if "backend" not in options:
         mode = options.pop("mode", "default").replace("_", "-")
         options["backend"] = _Inductor(mode, None, options["dynamic"])
-    module.compile(**options)
+    return options

@@ -64,12 +64,16 @@ class SharedDevice:
 
     def take_turn(self, waiting: Callable[[], None] = lambda: None) -> None:
         """Take the device to train on it; `waiting` is called if that has to be waited for."""
+        self.keep_turn(waiting)
+        self._begin(alone=self._alone)
+
+    def keep_turn(self, waiting: Callable[[], None] = lambda: None) -> None:
+        """Take the device for others, that use it while this process keeps their turn."""
         if self._place is not None and self._slot is not None and not self._turns:
             turn = self._place / f"turn-{self._slot}"
             turns = sorted({turn, *self._place.glob("turn-*")}) if self._alone else [turn]
             for path in turns:  # in one order, whoever takes several
                 self._turns.append(_lock(path, waiting))
-        self._begin(alone=self._alone)
 
     def leave(self) -> None:
         """Let the next run have the device."""

@@ -50,5 +50,27 @@ class Journal:
         self._trackers.close()
 
 
+class Silence(Journal):
+    """What those ranks of a run say that do not write."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        pass
+
+    def event(self, event: str, step: int, message: str) -> None:
+        pass
+
+    def train(self, step: int, *, speed: dict[str, float | None], **values: Any) -> None:
+        pass
+
+    def evaluation(self, step: int, **values: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _number(value: float | None, form: str) -> str:
     return "not finite" if value is None else format(value, form)

@@ -67,7 +67,12 @@ def recorded_tokenizer(path: Path) -> str | None:
 
 
 def load_weights(model: GPT, state: dict[str, Any], *, origin: str, new_gates: bool = False) -> None:
-    """Take the model's weights from a checkpoint's content. UserError, beginning with `origin`, if they do not fit.
+    """Take the model's weights from a checkpoint's content. UserError, beginning with `origin`, if they do not fit."""
+    model.load_state_dict(fitting_weights(model, state, origin=origin, new_gates=new_gates))
+
+
+def fitting_weights(model: GPT, state: dict[str, Any], *, origin: str, new_gates: bool = False) -> dict[str, Any]:
+    """A checkpoint's weights, by the model's names. UserError, beginning with `origin`, if they do not fit.
 
     With `new_gates`, gates that the checkpoint does not have keep their initial values, at which a variant is its
     baseline: all arms of an ablation can start from one standard GPT-2.
@@ -77,7 +82,7 @@ def load_weights(model: GPT, state: dict[str, Any], *, origin: str, new_gates: b
     if new_gates:
         theirs = {name: ours[name] for name in gate_names(model) & {*ours}} | theirs
     _require_fit(ours, theirs, origin)
-    model.load_state_dict(theirs)
+    return theirs
 
 
 def weights_of(state: dict[str, Any], *, origin: str) -> dict[str, Any]:

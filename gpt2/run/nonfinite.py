@@ -11,6 +11,8 @@ from gpt2.config import TrainConfig
 from gpt2.data.batches import Batch
 from gpt2.machine.device import autocast
 
+NOWHERE = "a tensor that is finite when the step is taken again"
+
 
 class NonFiniteError(Exception):
     """The loss or a gradient stopped being finite. The message is one line."""
@@ -50,7 +52,7 @@ def first_nonfinite(model: nn.Module, micro_batches: Sequence[Batch], device: to
     for name, p in model.named_parameters():
         if p.grad is not None and not _finite(p.grad):
             return f"the gradient of {name}"
-    return "a tensor that is finite when the step is taken again"
+    return NOWHERE
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,19 +12,27 @@ from torch import Tensor
 from gpt2.config import RunConfig
 from gpt2.data.batches import Batch, batches, eval_set
 from gpt2.data.dataset import Dataset, open_dataset
-from gpt2.machine.compilation import compile_scope, uncompile
+from gpt2.machine.compilation import uncompile
 from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
+from gpt2.machine.ranks import ALONE, Ranks
 from gpt2.model import GPT
-from gpt2.optimizer import make_optimizer
 from gpt2.run.load import load_initial_weights
+from gpt2.run.parallel import share
+
+_SEEDS_APART = 0x9E3779B1
+"""Of the dropout of two micro-batches. The CPU takes the low 32 bits of a seed, over which multiples of this spread."""
 
 
 class Parts:
-    """Everything that a training step computes with. UserError where something asked for cannot be had."""
+    """Everything that a training step computes with. UserError where something asked for cannot be had.
 
-    def __init__(self, config: RunConfig, dataset: Dataset | None = None) -> None:
+    Of several `ranks` each makes its own, all at the same time.
+    """
+
+    def __init__(self, config: RunConfig, dataset: Dataset | None = None, ranks: Ranks = ALONE) -> None:
         t = config.train
         self.config = config
+        self.ranks = ranks
         self.dataset = dataset or open_dataset(config.data)
         self.device = select_device(t.device)
         set_precision(t.tf32)
@@ -32,14 +42,20 @@ class Parts:
         if t.init_from:
             load_initial_weights(self.model, t.init_from)
         self.model.to(self.device)
+        self.model.recomputes_blocks = t.activation_checkpointing
+        self.shared = share(self.model, config.optimizer, self.device, t.parallel, ranks)
+        self.optimizer = self.shared.optimizer
         self.parameters = list(self.model.parameters())
-        self.optimizer = make_optimizer(self.model, config.optimizer, self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
         self.eval_set = eval_set(
             self.dataset, batch_size=t.batch_size, block_size=config.model.block_size, eval_tokens=t.eval_tokens
         ).to(self.device)
+        self.eval_batches = self.eval_set.dealt(ranks.rank, ranks.world_size)
+        """This rank's."""
         self.flops_per_token = self.model.flops_per_token()
-        self.peak_flops = peak_flops(self.device)
+        peak = peak_flops(self.device)
+        self.peak_flops = None if peak is None else peak * ranks.world_size
+        """Of all ranks."""
         self.compiled, self.compile_mode = "none", "default"
         """What is compiled, and how."""
 
@@ -47,24 +63,39 @@ class Parts:
         """Compile what `scope` says when it is first called, instead of what was to be compiled before."""
         uncompile(self.model)
         self.compiled, self.compile_mode = scope, mode
-        compile_scope(self.model, scope, mode=mode)
+        self.shared.compile(scope, mode=mode)
 
     def batches(self, step: int) -> Generator[list[Batch], None, None]:
-        """The micro-batches of optimizer step `step`, of the one after it, and so on."""
+        """This rank's micro-batches of optimizer step `step`, of the one after it, and so on."""
         return batches(
             self.dataset,
             seed=self.config.train.seed,
             start_step=step,
             batch_size=self.config.train.batch_size,
             block_size=self.config.model.block_size,
-            accumulation=self.config.train.gradient_accumulation_steps,
+            accumulation=self.config.train.gradient_accumulation_steps // self.ranks.world_size,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
             device=self.device,
         )
 
+    def micro_batch(self, step: int, i: int, *, is_last: bool) -> AbstractContextManager[Any]:
+        """Around the forward and backward pass of this rank's micro-batch `i` of a step."""
+        if self.config.model.dropout > 0:
+            # A function of step and micro-batch, so that a resumed run, and one of other ranks, draws the same.
+            place = i * self.ranks.world_size + self.ranks.rank
+            torch.manual_seed(self.config.train.seed * 1_000_003 + step + place * _SEEDS_APART)
+        self.mark_pass()
+        return self.shared.micro_batch(is_last=is_last)
+
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy of a batch. No logits outlive it: at half precision they are 100 KB per token."""
-        loss: Tensor = self.model(x, y, keep_logits=not self.config.train.fused_loss)[1]
+        loss: Tensor = self.shared.forward(x, y, keep_logits=not self.config.train.fused_loss)[1]
         return loss
+
+    def gates(self) -> dict[str, list[list[float]]]:
+        """Per-head gates by name, a list per layer. To be called by all ranks."""
+        return {name: self.shared.whole(gate).tolist() for name, gate in self.model.gates().items()}
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

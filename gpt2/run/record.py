@@ -104,6 +104,7 @@ def write_provenance(
     directory: Path,
     *,
     device: torch.device,
+    parallel: dict[str, Any],
     dataset: Dataset,
     eval_set: EvalSet,
     identity: dict[str, Any],
@@ -116,7 +117,7 @@ def write_provenance(
         {
             "command": command_line(),
             "overrides": list(given),
-            **_now(device),
+            **_now(device, parallel),
             "data": {
                 "dataset": dataset.name,
                 "tokenizer": dataset.vocabulary.tokenizer,
@@ -135,11 +136,11 @@ def write_provenance(
     )
 
 
-def add_resumption(directory: Path, *, device: torch.device, step: int) -> None:
+def add_resumption(directory: Path, *, device: torch.device, parallel: dict[str, Any], step: int) -> None:
     """Add to provenance.json that, and where, a run went on from `step`."""
     path = directory / "provenance.json"
     provenance = read_provenance(path)
-    provenance.setdefault("resumed", []).append({"step": step, **_now(device)})
+    provenance.setdefault("resumed", []).append({"step": step, **_now(device, parallel)})
     write_json(path, provenance)
 
 
@@ -159,12 +160,13 @@ def code_state() -> dict[str, Any]:
     return {"commit": commit.strip(), "dirty": bool(diff or untracked), "diff": diff, "untracked": untracked}
 
 
-def _now(device: torch.device) -> dict[str, Any]:
+def _now(device: torch.device, parallel: dict[str, Any]) -> dict[str, Any]:
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "code": code_state(),
         "versions": versions(),
         "hardware": hardware(device),
+        "parallel": parallel,
     }
 
 

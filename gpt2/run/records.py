@@ -94,11 +94,13 @@ _HARDWARE: Schema = {
     "cores": _or_null(WHOLE),
     "driver": _or_null(TEXT),
 }
+_PARALLEL: Schema = {"processes": Kind("a whole number, 1 at least", lambda value: _is_whole(value) and value >= 1)}
 PROVENANCE: Schema = {
     "started": TEXT,
     "code": _CODE,
     "versions": _VERSIONS,
     "hardware": _HARDWARE,
+    "parallel?": _PARALLEL,
     "data": {"dataset": TEXT, "tokenizer": _or_null(TEXT), "hash": TEXT, "train_tokens": WHOLE},
     "identity": {"RA_V5_GATE_INIT?": NUMBER, "*": SCALAR},
     "config_hash": TEXT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt2.base.errors import UserError
-from gpt2.run.load import load_weights
+from gpt2.run.load import fitting_weights
 from gpt2.run.parts import Parts
 
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
@@ -51,10 +52,10 @@ def restore(parts: Parts, state: dict[str, Any], path: Path, *, config_hash: str
         raise UserError(f"{path}: holds step {state['step']}, of a run of MAX_ITERS={steps} steps; remove it")
     if not is_last:
         _check_optimizer(parts.optimizer, state["optimizer"], path)
-    load_weights(parts.model, state, origin=str(path))
+    parts.shared.load_model(fitting_weights(parts.model, state, origin=str(path)))
     if is_last:
         return
-    parts.optimizer.load_state_dict(state["optimizer"])
+    parts.shared.load_optimizer(state["optimizer"])
     parts.scaler.load_state_dict(state["scaler"])
 
 
@@ -70,9 +71,10 @@ def _check_entries(state: dict[str, Any], path: Path, *, without: Collection[str
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path) -> None:
     """torch looks at the number of parameters alone; moments of another shape would only be found while training."""
-    ours = optimizer.state_dict()
     groups = [(group.get("name"), group.get("params")) for group in state.get("param_groups", [])]
-    if groups != [(group["name"], group["params"]) for group in ours["param_groups"]]:
+    numbers = itertools.count()
+    ours = [(group["name"], [next(numbers) for _ in group["params"]]) for group in optimizer.param_groups]
+    if groups != ours:
         raise UserError(f"{path}: its optimizer has other groups of parameters than this run's")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, moments in state.get("state", {}).items():

@@ -22,14 +22,22 @@ from gpt2.data.batches import Batch
 from gpt2.data.dataset import open_dataset
 from gpt2.machine.compilation import uncompile
 from gpt2.machine.device import select_device
+from gpt2.machine.ranks import ALONE, Ranks
 from gpt2.machine.sharing import SharedDevice
 from gpt2.optimizer import learning_rate
 from gpt2.run.behind import Behind, host_copy
-from gpt2.run.checkpoint import checkpoint_path, keep_newest, load_newest, save_checkpoint
+from gpt2.run.checkpoint import (
+    Loaded,
+    checkpoint_path,
+    keep_newest,
+    load_newest,
+    read_checkpoint,
+    save_checkpoint,
+)
 from gpt2.run.clock import process_age_s
 from gpt2.run.directory import clear
-from gpt2.run.journal import Journal
-from gpt2.run.nonfinite import NonFiniteError, first_nonfinite
+from gpt2.run.journal import Journal, Silence
+from gpt2.run.nonfinite import NOWHERE, NonFiniteError, first_nonfinite
 from gpt2.run.parts import Parts
 from gpt2.run.progress import Progress
 from gpt2.run.record import add_resumption, check_identity, run_identity, write_provenance
@@ -45,21 +53,30 @@ MAX_OVERFLOWS_IN_A_ROW = 20
 class Run:
     """One training run. It begins, or goes on from its newest whole checkpoint, as its directory has it.
 
-    `share`: in its device, where others want that too. Raises UserError where something asked for cannot be had, or the
-    directory holds another run, which stays as it is.
+    Of several `ranks` each has one, and all do the same at the same time; the first alone writes anything. `share`: in
+    the device, where others want that too.
+
+    Raises UserError where something asked for cannot be had, or the directory holds another run, which stays as it is.
     """
 
     def __init__(
-        self, config: RunConfig, out: Path, *, given: Sequence[str] = (), share: SharedDevice | None = None
+        self,
+        config: RunConfig,
+        out: Path,
+        *,
+        given: Sequence[str] = (),
+        ranks: Ranks = ALONE,
+        share: SharedDevice | None = None,
     ) -> None:
         self.config = config
         self.out = out
+        self.ranks = ranks
         dataset = open_dataset(config.data)
         identity = run_identity(config, dataset)
-        goes_on = check_identity(out, identity)
+        goes_on = ranks.from_first(lambda: check_identity(out, identity))
         self.share = share or SharedDevice(None, select_device(config.train.device))
         with self.share.beside():
-            self.parts = Parts(config, dataset)
+            self.parts = Parts(config, dataset, ranks)
         self.progress = Progress(self.parts.device)
         self.startup_s: float | None = None
         """From the start of the process until it was ready for its first step, without waiting for the device."""
@@ -72,21 +89,28 @@ class Run:
         """Loss and gradient norm of the newest steps, still on the device: reading one makes the loop wait for it."""
         self._saved = self._position
         self.config_hash = identity_hash(identity)
-        if not goes_on:
+        if not goes_on and ranks.is_first:
             clear(out)
             write_provenance(
                 out,
                 device=self.parts.device,
+                parallel=self.parallel(),
                 dataset=dataset,
                 eval_set=self.parts.eval_set,
                 identity=identity,
                 config_hash=self.config_hash,
                 given=given,
             )
-        self.journal = Journal(config, out)
+        self.journal = Journal(config, out) if ranks.is_first else Silence()
         if goes_on:
             self.config_hash = read_provenance(out / "provenance.json")["config_hash"]
             self._resume()
+
+    def parallel(self) -> dict[str, Any]:
+        """How many processes train it, on how many machines, and what each holds, for provenance.json."""
+        several = self.ranks.world_size > 1
+        strategy = self.config.train.parallel if several else None
+        return {"processes": self.ranks.world_size, "nodes": self.ranks.nodes, "strategy": strategy}
 
     @property
     def step(self) -> int:
@@ -111,6 +135,8 @@ class Run:
         self._writing.check()
         steps = torch.stack(self.unread).tolist() if self.unread else []
         self.unread.clear()
+        losses = self.ranks.mean([loss for loss, _ in steps])
+        steps = [(loss, norm) for loss, (_, norm) in zip(losses, steps, strict=True)]
         first = self.step - len(steps)
         for i, (loss, norm) in enumerate(steps):
             if math.isfinite(loss) and math.isfinite(norm):
@@ -154,15 +180,14 @@ class Run:
 
     def log_gates(self) -> None:
         """A line for the gates, where the arm has any."""
-        gates = {name: gate.tolist() for name, gate in self.parts.model.gates().items()}
-        if gates:
+        if gates := self.parts.gates():
             self.journal.write("gates", self.step, gates=gates)
 
     def log_evaluation(self, val_loss: float) -> None:
         """A line for an evaluation. Raises NonFiniteError."""
         if not math.isfinite(val_loss):
             what = f"evaluation at step {self.step}: loss {val_loss:.4g}"
-            raise self._nonfinite(what, self.parts.eval_set.batches, self.step)
+            raise self._nonfinite(what, self.parts.eval_batches, self.step)
         self.progress.val_loss, self.progress.val_step = val_loss, self.step
         self.journal.evaluation(
             self.step,
@@ -181,10 +206,11 @@ class Run:
         if keep != "none":
             with self.progress.save_clock.running():
                 self._writing.wait()
-                state = host_copy(self._state(weights_only=keep == "weights"))
-                directory, step = self.out / "checkpoints", self.step
-                self._writing.do(lambda: save_checkpoint(directory, step, state))
-            self.checkpoints.append(checkpoint_path(directory, step))
+                state = self._state(weights_only=keep == "weights")
+                if self.ranks.is_first:
+                    copy, directory, step = host_copy(state), self.out / "checkpoints", self.step
+                    self._writing.do(lambda: save_checkpoint(directory, step, copy))
+                    self.checkpoints.append(checkpoint_path(directory, step))
         self._saved = self._position
 
     def wait_until_saved(self) -> None:
@@ -227,6 +253,8 @@ class Run:
             status, error = "failed", reason
             self.event("not_finite", reason)
         t, parts = self.config.train, self.parts
+        if not self.ranks.is_first:
+            return status
         write_json(
             self.out / "summary.json",
             {
@@ -255,21 +283,22 @@ class Run:
         return self.progress.earlier_wall_s + process_age_s()
 
     def _state(self, *, weights_only: bool) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """What a checkpoint holds. To be called by all ranks."""
+        model, optimizer = self.parts.shared.state_dicts()
         state = {
             **self.progress.state_dict(),
             "wall_time_s": self.wall_s(),
             "config_hash": self.config_hash,
             "model_config": dataclasses.asdict(self.config.model),
-            "model": self.parts.model.state_dict(),
+            "model": model,
         }
         if not weights_only:
-            state |= {"optimizer": self.parts.optimizer.state_dict(), "scaler": self.parts.scaler.state_dict()}
+            state |= {"optimizer": optimizer, "scaler": self.parts.scaler.state_dict()}
         return state
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint, or from the beginning if there is none."""
-        loaded = load_newest(self.out / "checkpoints")
+        loaded = self._newest()
         if loaded is not None:
             restore(self.parts, loaded.state, loaded.path, config_hash=self.config_hash)
             self.progress.load_state_dict(loaded.state)
@@ -277,14 +306,32 @@ class Run:
             self.checkpoints.append(loaded.path)
             for path in loaded.damaged:
                 self.differs("damaged", f"{path.name} is damaged and was passed over")
-        add_resumption(self.out, device=self.parts.device, step=self.step)
+        if self.ranks.is_first:
+            add_resumption(self.out, device=self.parts.device, parallel=self.parallel(), step=self.step)
         self.differs("resume", f"resumed at step {self.step}")
+
+    def _newest(self) -> Loaded | None:
+        """The newest whole checkpoint: the first rank finds it, and the others read it."""
+        directory = self.out / "checkpoints"
+        found: list[Loaded | None] = []
+
+        def find() -> Path | None:
+            found.append(load_newest(directory))
+            return found[0].path if found[0] else None
+
+        path = self.ranks.from_first(find)
+        if path is None or found:
+            return found[0] if found else None
+        return Loaded(path=path, state=read_checkpoint(path), damaged=())
 
     def _nonfinite(self, what: str, batches: Sequence[Batch], step: int) -> NonFiniteError:
         """The error that says where a number stopped being finite in `step`, and what there is to go back to."""
         self.wait_until_saved()
         uncompile(self.parts.model)
-        where = first_nonfinite(self.parts.model, batches, self.parts.device, self.config.train)
+        model = self.parts.shared.plain_model()
+        wheres = self.ranks.gather(first_nonfinite(model, batches, self.parts.device, self.config.train))
+        # It may be in one rank's batches alone.
+        where = next((where for where in wheres if where != NOWHERE), NOWHERE)
         good = [path for path in self.checkpoints if path.exists() and path.name < f"step-{step:08d}.pt"]
         back = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
         return NonFiniteError(f"{what}; first not finite: {where}; {back}")

@@ -42,6 +42,11 @@ class Stop:
             return "the process that started this one has ended"
         return signal.Signals(self._signals[0]).name if self._signals else None
 
+    @property
+    def signal(self) -> int | None:
+        """The signal that asks to stop, if one does."""
+        return self._signals[0] if self._signals else None
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # Where all processes are sent SIGTERM, SIGINT comes after it, from the runner: that is one wish, not two.
         if not self._deferred or number in self._signals:

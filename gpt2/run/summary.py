@@ -34,13 +34,13 @@ def numbers(parts: Parts, progress: Progress) -> dict[str, Any]:
         "ms_per_step_iqr": quartiles[2] - quartiles[0] if quartiles else None if ms is None else 0.0,
         "timed": {"lines": len(progress.laps), "shared": sum(progress.shared), "clean": is_clean},
         **({"tokens_per_s": None, "mfu": None} if ms is None else speed(parts, ms)),
-        "peak_mem_gib": peak_memory_gib(parts.device),
+        "peak_mem_gib": parts.ranks.largest(peak_memory_gib(parts.device)),
         "train_time_s": progress.clock.total_s,
         "eval_time_s": progress.eval_clock.total_s,
         "checkpoint_time_s": progress.save_clock.total_s,
         "params": parts.model.num_params(),
         "overflows": progress.overflows,
-        "gates": {name: gate.tolist() for name, gate in parts.model.gates().items()},
+        "gates": parts.gates(),
     }
 
 

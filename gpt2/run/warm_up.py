@@ -67,12 +67,12 @@ def _warm_up(parts: Parts, batch: Batch) -> None:
         loss.backward()
     nn.utils.clip_grad_norm_(parts.parameters, 1.0)
     # A step that is skipped, as one whose gradient is not finite is: its kernel and the moments' memory are there then.
-    parts.optimizer.found_inf = torch.ones((), device=parts.device)  # type: ignore[attr-defined]
+    parts.shared.stepping.found_inf = torch.ones((), device=parts.device)
     parts.optimizer.step()
-    del parts.optimizer.found_inf  # type: ignore[attr-defined]
+    del parts.shared.stepping.found_inf
     parts.zero_grad()
     parts.model.eval()
     with torch.no_grad(), autocast(parts.device, t.dtype):
-        parts.loss(*parts.eval_set.batches[0])
+        parts.loss(*parts.eval_batches[0])
     parts.model.train()
     synchronize(parts.device)

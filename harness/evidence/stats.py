@@ -36,6 +36,7 @@ from harness.evidence.store import (
     RunRecord,
     compile_ran,
     device_name,
+    devices,
     has_clean_times,
     own_symbols,
     write_csv,
@@ -363,7 +364,7 @@ def contamination(experiment: Experiment) -> list[str]:
 
 _SHARED_FACTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "data": lambda provenance: str(provenance["data"]["hash"])[:12],
-    "device": lambda provenance: provenance["hardware"]["device_name"],
+    "device": devices,
     "torch version": lambda provenance: provenance["versions"]["torch"],
     "code commit": lambda provenance: str(provenance["code"]["commit"])[:12],
 }

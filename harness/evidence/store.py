@@ -283,7 +283,14 @@ def has_clean_times(run: RunRecord) -> bool:
 
 def device_name(run: RunRecord) -> str | None:
     """The device a run was trained on, such as "NVIDIA H100 80GB HBM3"."""
-    return None if run.provenance is None else shown(run.provenance["hardware"]["device_name"])
+    return None if run.provenance is None else shown(devices(run.provenance))
+
+
+def devices(provenance: Json) -> str:
+    """What a run was trained on, from its provenance; "2 x " it where two processes had one each."""
+    processes = provenance.get("parallel", {}).get("processes", 1)
+    name: str = provenance["hardware"]["device_name"]
+    return name if processes == 1 else f"{processes} x {name}"
 
 
 def load_run(directory: Path, step: str, seed: int) -> RunRecord:

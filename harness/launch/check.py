@@ -51,7 +51,8 @@ def check_plan(plan: Plan) -> Iterator[Check]:
     for run in plan.runs:
         identity = run.config.identity()
         del identity["SEED"]
-        key = repr(sorted(identity.items()))
+        t = run.config.train
+        key = repr((sorted(identity.items()), t.processes, t.parallel, t.activation_checkpointing))
         if key not in tried:
             tried[key] = _try(run)
         outcome, data = tried[key], ""

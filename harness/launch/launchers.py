@@ -54,6 +54,9 @@ class Slot:
     device: str = ""
     """For people: "GPU 0", "cpu"."""
 
+    devices: int = 1
+    """How many."""
+
     turn: int | None = None
     """Which of the device's turns; None where nobody waits for anybody."""
 

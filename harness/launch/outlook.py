@@ -23,7 +23,7 @@ from harness.launch.forecast import (
 )
 from harness.launch.pipeline import CORES_PER_COMPILATION
 from harness.launch.prediction import write_prediction
-from harness.launch.slots import slots
+from harness.launch.slots import count_devices, slots
 
 LINK_BYTES_PER_S = 300e9
 """Between the GPUs of a host. Assumed: two thirds of what NVLink 4 has each way by its data sheet."""
@@ -80,7 +80,7 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
     of = {e.step: e for e in estimates}
     runs = [run for run in plan.runs if run.step in of and not run.is_done]
     here = slots(plan)
-    devices, processes = len({slot.device for slot in here}), _devices_of_a_run(plan)
+    devices, processes = count_devices(here), _devices_of_a_run(plan)
     compilers = max(1, (os.cpu_count() or 1) // CORES_PER_COMPILATION)
     side_by_side = 1 if processes > 1 else _setting(plan, "RUNS_PER_DEVICE")
     asked = Split(runs_per_device=side_by_side, processes_per_run=processes)

@@ -25,7 +25,7 @@ from harness.evidence.digests import Digests, SummaryTable
 from harness.evidence.launches import Launch
 from harness.launch.pipeline import Pipeline
 from harness.launch.prediction import predicted_wall_s
-from harness.launch.slots import slots
+from harness.launch.slots import count_devices, slots
 from harness.launch.terminal import LiveView
 
 
@@ -69,7 +69,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
         )
         is_finished = pipeline.run()
         if pipeline.trained:
-            shares = {"devices": len({slot.device for slot in here}), "slots": len(here)}
+            shares = {"devices": count_devices(here), "slots": len(here)}
             launch = Launch(
                 **shares,
                 runs=len(pipeline.trained),

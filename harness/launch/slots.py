@@ -1,12 +1,13 @@
 """Where runs are trained on this machine: slots, each of which trains one run at a time.
 
-By default there is one for each GPU that can be seen. On a machine without any, the processor is the device.
+By default there is one for each GPU that can be seen, or for as many GPUs as a run has processes. On a machine without
+any, the processor is the device.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,17 +27,33 @@ def slots(plan: Plan, environ: Mapping[str, str] = os.environ) -> list[Slot]:
         if asked:
             raise UserError(f'GPUS="{asked}": runs are trained on {device.type} here: leave it empty')
         return _of_processor(device.type, side_by_side, plan.directory.parent / ".turns", environ)
+    processes = plan.runs[0].config.train.processes
     visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if environ.get("CUDA_VISIBLE_DEVICES") else None
     names = visible or [str(i) for i in range(torch.cuda.device_count())]
+    chosen = _chosen(asked, len(names))
+    if len(chosen) < processes:
+        raise UserError(f"PROCESSES_PER_RUN={processes}: each has a GPU, and there are {len(chosen)} here to use")
+    if processes > 1 and side_by_side > 1:
+        raise UserError(
+            f"RUNS_PER_DEVICE={side_by_side}: with PROCESSES_PER_RUN={processes} a device has one run: take 1"
+        )
+    # GPUs that are left over, fewer than a run has processes, stay idle.
+    groups = [chosen[k : k + processes] for k in range(0, len(chosen) - processes + 1, processes)]
     return [
         Slot(
-            device=f"GPU {i}",
+            device=f"GPU {'+'.join(map(str, group))}",
             turn=turn,
-            environment={"CUDA_VISIBLE_DEVICES": names[i]},
+            environment={"CUDA_VISIBLE_DEVICES": ",".join(names[i] for i in group)},
+            devices=processes,
         )
         for turn in range(side_by_side)
-        for i in _chosen(asked, len(names))
+        for group in groups
     ]
+
+
+def count_devices(of: Sequence[Slot]) -> int:
+    """How many devices slots are on."""
+    return sum({slot.device: slot.devices for slot in of}.values())
 
 
 def _chosen(asked: str, n: int) -> list[int]:

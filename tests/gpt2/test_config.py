@@ -115,6 +115,7 @@ def test_settings_made_in_code_have_the_same_limits() -> None:
         {"RESULTS_DIR": "elsewhere"},
         {"DATA_DIR": "elsewhere"},
         {"LOG_INTERVAL": "1"},
+        {"ACTIVATION_CHECKPOINTING": "y"},
         {"CHECKPOINT_INTERVAL": "7"},
         {"ABLATION_SEEDS": "5"},
         {"STEP_TITLE": "Other"},

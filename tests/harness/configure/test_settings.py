@@ -40,6 +40,7 @@ BASE = {
 VARIATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "as it is": (",".join(step.name for step in list_steps()), {}),
     "bfloat16": ("baseline", {"DTYPE_BFLOAT16": "y"}),
+    "several processes": ("baseline", {"PROCESSES_PER_RUN": "2", "GRADIENT_ACCUMULATION_STEPS": "4"}),
     "no decay": ("baseline", {"DECAY_LR": "n"}),
     "all warm-up": ("baseline", {"WARMUP_ITERS": "6"}),
     "held gate": ("ra-v5-eager,ra-v5-direct,ra-mla", {"RA_V5_LEARN_W_REC": "n"}),
@@ -53,8 +54,9 @@ VARIATIONS: dict[str, tuple[str, dict[str, str]]] = {
 NAMES = {
     *("MODEL_NAME", "RESULTS_DIR", "DATA_DIR", "STEP_TITLE", "STEP_REFERENCE", "LOG_INTERVAL", "CHECKPOINT_INTERVAL"),
     *("DEVICE_AUTO", "DEVICE_CUDA", "DEVICE_MPS", "DEVICE_CPU", "TRACK_TENSORBOARD", "TRACK_WANDB"),
+    *("PROCESSES_PER_RUN", "PARALLEL_DDP", "PARALLEL_ZERO1", "PARALLEL_FSDP2", "ACTIVATION_CHECKPOINTING"),
 }
-"""Names, places and paces of logging: no number of a run depends on them."""
+"""Names, places, paces of logging, and who computes what: no number of a run depends on them."""
 
 
 def planned(settings: dict[str, str], arm: str, *asked: Assignment) -> PlannedRun:

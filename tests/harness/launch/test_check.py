@@ -380,3 +380,29 @@ def test_a_file_system_that_takes_nothing_fails_the_check(tmp_path: Path) -> Non
     assert reason.startswith("/proc: cannot be written to: ")
     with pytest.raises(UserError, match=r"^/proc/results"):
         run_plan(plan)
+
+
+@pytest.mark.parametrize("compiled", ["COMPILE_NONE", "COMPILE_ATTENTION", "COMPILE_MODEL"])
+@pytest.mark.parametrize("strategy", ["DDP", "ZERO1", "FSDP2"])
+def test_ranks_are_tried_out_without_the_others(tmp_path: Path, strategy: str, compiled: str) -> None:
+    ranks = {"PROCESSES_PER_RUN": "64", "GRADIENT_ACCUMULATION_STEPS": "64", f"PARALLEL_{strategy}": "y"}
+    config = tiny(tmp_path, ATTENTION_RA_V5="y", **{compiled: "y"}, **ranks).run_config()
+    assert "GiB on each of 64," in dry_run(config).describe()
+    assert not torch.distributed.is_initialized()
+
+
+def test_memory_is_that_of_a_rank_and_of_what_is_not_kept(tmp_path: Path) -> None:
+    def memory(**symbols: str) -> float:
+        model = {
+            "N_LAYER": "8",
+            "N_EMBD": "64",
+            "BLOCK_SIZE": "16",
+            "BATCH_SIZE": "1",
+            "GRADIENT_ACCUMULATION_STEPS": "8",
+        }
+        return dry_run(tiny(tmp_path, **model | symbols).run_config()).memory_gib
+
+    alone = memory()
+    assert memory(PROCESSES_PER_RUN="8") == alone
+    assert alone > memory(PROCESSES_PER_RUN="8", PARALLEL_ZERO1="y") > memory(PROCESSES_PER_RUN="8", PARALLEL_FSDP2="y")
+    assert memory(BATCH_SIZE="64", ACTIVATION_CHECKPOINTING="y") < 0.5 * memory(BATCH_SIZE="64")

@@ -222,6 +222,20 @@ def test_slots_are_the_gpus_that_are_seen_and_asked_for(
     assert len({(slot.environment["CUDA_VISIBLE_DEVICES"], slot.turn) for slot in found}) == len(found)
 
 
+@pytest.mark.parametrize(("gpus", "expected"), [("", ["0,1", "2,3"]), ("4,1,3,2", ["4,1", "3,2"]), ("0,1,2", ["0,1"])])
+def test_a_run_of_several_processes_has_a_gpu_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str, expected: list[str]
+) -> None:
+    several = {"PROCESSES_PER_RUN": "2", "GRADIENT_ACCUMULATION_STEPS": "2"}
+    found = on_gpus(planned(tmp_path, GPUS=gpus, **several), 5, monkeypatch)
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in found] == expected
+    assert slots_module.count_devices(found) == 2 * len(expected)
+    with pytest.raises(UserError, match=r"^PROCESSES_PER_RUN=2: each has a GPU, and there are 1 here"):
+        on_gpus(planned(tmp_path, GPUS="3", **several), 5, monkeypatch)
+    with pytest.raises(UserError, match=r"^RUNS_PER_DEVICE=2: with PROCESSES_PER_RUN=2"):
+        on_gpus(planned(tmp_path, RUNS_PER_DEVICE="2", **several), 5, monkeypatch)
+
+
 @pytest.mark.parametrize("gpus", ["3", "0,3", "0,0", "00,0", "-1", "0,", ",", "x", "0;1", "٣", "1.0", "all"])
 def test_gpus_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str) -> None:
     with pytest.raises(UserError, match=r'^GPUS="[^"]*": .*(name each GPU once|there is no GPU)'):
