@@ -3,7 +3,7 @@
     python -m scripts.benchmark_ablation --seconds 15,120 --gpus 1,2 --cache cold,warm --json mine.json N_LAYER=6 ...
     python -m scripts.benchmark_ablation --code ../another/checkout ...
 
-Each case is an ablation of its own, started by `make`: the defconfig gpt2-ra-v5-ablation with the settings given over
+Each case is an ablation of its own, started by `make`: a defconfig with the settings given over
 it: its steps and seeds are the runs. They are as long as makes their mean --seconds, by a trial that comes first.
 """
 
@@ -32,12 +32,19 @@ def main() -> int:
         "--cache", type=names_of("--cache", CACHES), default=["warm"], help="compile cache: cold,warm (default warm)"
     )
     parser.add_argument("--ms-per-step", type=float, help="mean over the arms, instead of a trial that finds it")
+    parser.add_argument("--defconfig", default="gpt2-ra-v5-ablation", help="default %(default)s")
     parser.add_argument("--code", type=Path, default=ROOT, help="the checkout to measure (default: this one)")
     parser.add_argument("--work", type=Path, required=True, help="a directory for results, which is emptied")
     parser.add_argument("--json", type=Path, help="write the measurements here")
     parser.add_argument("settings", nargs="*", metavar="SYMBOL=value", help="of the ablation")
     args = parser.parse_args()
-    bench = Bench(code=args.code, work=args.work, settings=args.settings, ms_per_step=args.ms_per_step)
+    bench = Bench(
+        code=args.code,
+        work=args.work,
+        defconfig=args.defconfig,
+        settings=args.settings,
+        ms_per_step=args.ms_per_step,
+    )
     console = terminal.console()
     cases = []
     # Cold ones first: they leave a warm cache behind.

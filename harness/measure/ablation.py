@@ -1,6 +1,6 @@
 """The efficiency of ablations: the share of the devices' time that goes into training steps.
 
-    bench = Bench(code=ROOT, work=Path("/tmp/bench"), settings=["N_LAYER=6"])
+    bench = Bench(code=ROOT, work=Path("/tmp/bench"), defconfig="gpt2-ra-v5-quickstart", settings=["N_LAYER=6"])
     bench.measure(seconds=15, gpus=1, cache="warm")
 
 What is measured is a checkout that is named, of this commit or another, by what all commits keep: make, its settings,
@@ -24,7 +24,6 @@ from gpt2.base.errors import UserError
 from gpt2.run.records import read_provenance, read_summary
 
 CACHES = ("cold", "warm")
-DEFCONFIG = "gpt2-ra-v5-ablation"
 TRIAL_ITERS = 60
 
 
@@ -74,12 +73,15 @@ class Case:
 class Bench:
     """Ablations of one checkout, in a directory of their own."""
 
-    def __init__(self, *, code: Path, work: Path, settings: Sequence[str], ms_per_step: float | None = None) -> None:
+    def __init__(
+        self, *, code: Path, work: Path, defconfig: str, settings: Sequence[str], ms_per_step: float | None = None
+    ) -> None:
         if not (code / "Makefile").is_file():
             raise UserError(f"--code {code}: is no checkout of this project: it has no Makefile")
         self._code, self._work = code.resolve(), work.resolve()
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir(parents=True)
+        self._defconfig = defconfig
         self._settings = [f"RESULTS_DIR={self._work / 'results'}", *settings]
         self._ms = ms_per_step
         """ms per step, mean over the arms."""
@@ -113,6 +115,7 @@ class Bench:
         """For a file."""
         return {
             **self._device,
+            "defconfig": self._defconfig,
             "settings": [s for s in self._settings if not s.startswith("RESULTS_DIR=")],
             "ms_per_step": self._ms,
             "cases": [asdict(case) | {"efficiency": case.efficiency} for case in cases],
@@ -121,7 +124,7 @@ class Bench:
     def _make(self, name: str, gpus: int | None, *settings: str) -> tuple[float, list[dict[str, Any]]]:
         """Run an ablation of that name. Returns its seconds, and the summaries of its runs as they were started."""
         settings = (*self._settings, *settings, f"MODEL_NAME={name}")
-        self._run("defconfig", f"defconfig-{DEFCONFIG}", *settings, gpus=gpus)
+        self._run("defconfig", f"defconfig-{self._defconfig}", *settings, gpus=gpus)
         began = time.monotonic()
         self._run(name, "all", gpus=gpus)
         wall_s = time.monotonic() - began
