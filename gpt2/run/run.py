@@ -25,7 +25,7 @@ from gpt2.machine.device import select_device
 from gpt2.machine.ranks import ALONE, Ranks
 from gpt2.machine.sharing import SharedDevice
 from gpt2.optimizer import learning_rate
-from gpt2.run.behind import Behind, host_copy
+from gpt2.run.behind import Behind, HostCopy
 from gpt2.run.checkpoint import (
     Loaded,
     checkpoint_path,
@@ -84,7 +84,7 @@ class Run:
         """For the device."""
         self.checkpoints: list[Path] = []
         """What this process has written, begun to write, or gone on from, newest last."""
-        self._writing = Behind()
+        self._writing, self._copy = Behind(), HostCopy()
         self.unread: list[Tensor] = []
         """Loss and gradient norm of the newest steps, still on the device: reading one makes the loop wait for it."""
         self._saved = self._position
@@ -208,7 +208,7 @@ class Run:
                 self._writing.wait()
                 state = self._state(weights_only=keep == "weights")
                 if self.ranks.is_first:
-                    copy, directory, step = host_copy(state), self.out / "checkpoints", self.step
+                    copy, directory, step = self._copy.of(state), self.out / "checkpoints", self.step
                     self._writing.do(lambda: save_checkpoint(directory, step, copy))
                     self.checkpoints.append(checkpoint_path(directory, step))
         self._saved = self._position

@@ -38,6 +38,9 @@ class Launch:
     wall_s: float
     """Seconds from the start of `make` to its end, without preparing data."""
 
+    ready_s: float | None = None
+    """Of these, those before any run trained: imports, building, compiling."""
+
     predicted_s: float | None = None
     """The wall time that `make estimate` foretold, where it did so of the same runs on the same devices."""
 
@@ -49,9 +52,10 @@ class Launch:
     def describe(self, what: str) -> str:
         """One line. `what`: the slots, such as "GPU 0, GPU 1"."""
         foretold = "" if self.error is None else f"; `make estimate` had said {self.predicted_s:.1f} s"
+        begun = "" if self.ready_s is None else f", the first of them after {self.ready_s:.1f} s"
         return (
             f"efficiency {self.efficiency:.2f}: {self.train_s:.1f} s of training steps in {self.wall_s:.1f} s on {what}"
-            f"{foretold}"
+            f"{begun}{foretold}"
         )
 
     def record(self, experiment: Path) -> None:
@@ -90,10 +94,10 @@ def _launch(text: bytes) -> Launch | None:
     values: dict[str, Any] = {name: line.get(name) for name in numbers}
     if not all(is_finite(value) and value >= 0 for value in values.values()) or not values["wall_s"]:
         return None
-    predicted_s: Any = line.get("predicted_s")
-    if not (predicted_s is None or (is_finite(predicted_s) and predicted_s > 0)):
+    maybe: dict[str, Any] = {name: line.get(name) for name in ("predicted_s", "ready_s")}
+    if not all(value is None or (is_finite(value) and value > 0) for value in maybe.values()):
         return None
-    return Launch(predicted_s=predicted_s, **values)
+    return Launch(**maybe, **values)
 
 
 def mean_error(launches: list[Launch]) -> tuple[int, float] | None:

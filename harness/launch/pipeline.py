@@ -42,6 +42,8 @@ class Pipeline:
         self.failed = 0
         self.trained: list[Running] = []
         """What this has trained, whatever became of it."""
+        self.trains_since: float | None = None
+        """By time.monotonic(): when the first run took its device."""
         self._waiting = list(runs)
         self._elsewhere: list[PlannedRun] = []
         self._active: list[Running] = []
@@ -137,6 +139,8 @@ class Pipeline:
         has_ended = running.has_ended
         for line in running.news():
             self._view.update(running.run.name, line)
+        if running.is_training and self.trains_since is None:
+            self.trains_since = time.monotonic()
         if not has_ended:
             return
         self._active.remove(running)

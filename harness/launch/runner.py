@@ -75,6 +75,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
                 runs=len(pipeline.trained),
                 train_s=sum(running.train_s() for running in pipeline.trained),
                 wall_s=time.monotonic() - began,
+                ready_s=None if pipeline.trains_since is None else pipeline.trains_since - began,
                 predicted_s=predicted_wall_s(plan.directory, runs=open_runs, **shares),
             )
             launch.record(plan.directory)

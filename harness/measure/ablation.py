@@ -22,6 +22,7 @@ from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.run.records import read_provenance, read_summary
+from harness.evidence.launches import read_launches
 
 CACHES = ("cold", "warm")
 TRIAL_ITERS = 60
@@ -51,6 +52,9 @@ class Case:
     startup_s: list[float]
     """Of each run, in the order in which they started: until it was ready for its first step."""
 
+    ready_s: float | None
+    """Of wall_s, what passed before any run trained; None where the code does not say."""
+
     clean: float
     """Share of the lines of the log during which nobody else used the device."""
 
@@ -59,13 +63,18 @@ class Case:
         """Training steps' time / (devices x wall time)."""
         return self.train_s / (self.gpus * self.wall_s)
 
+    def _in_the_middle(self) -> str:
+        if self.ready_s is None:
+            return ""
+        return f", {self.train_s / (self.gpus * (self.wall_s - self.ready_s)):.3f} from {self.ready_s:.0f} s on"
+
     def describe(self) -> str:
         """One line."""
         mean = statistics.fmean(self.startup_s)
         return (
             f"{self.gpus} x {self.runs // self.gpus} runs of {self.train_s / self.runs:.1f} s, {self.cache} cache: "
-            f"efficiency {self.efficiency:.3f} ({self.train_s:.0f} s of steps, {self.wall_s:.0f} s; evaluation "
-            f"{self.eval_s:.1f} s, checkpoints {self.checkpoint_s:.1f} s; ready after {self.startup_s[0]:.0f} s, "
+            f"efficiency {self.efficiency:.3f}{self._in_the_middle()} ({self.train_s:.0f} s of steps, "
+            f"{self.wall_s:.0f} s; evaluation {self.eval_s:.1f} s, checkpoints {self.checkpoint_s:.1f} s; ready after {self.startup_s[0]:.0f} s, "
             f"{mean:.0f} s on average; {self.clean:.0%} of lines clean)"
         )
 
@@ -95,7 +104,8 @@ class Bench:
         iters = max(1, round(1000 * seconds / self._ms))
         if cache == "cold":
             shutil.rmtree(self._work / "results" / ".compiled", ignore_errors=True)
-        wall_s, summaries = self._make(f"{cache}-{seconds}-{gpus or 1}", gpus, f"MAX_ITERS={iters}")
+        name = f"{cache}-{seconds}-{gpus or 1}"
+        wall_s, summaries = self._make(name, gpus, f"MAX_ITERS={iters}")
         timed = [summary.get("timed", {"lines": 1, "shared": 0}) for summary in summaries]
         return Case(
             seconds=seconds,
@@ -107,6 +117,7 @@ class Bench:
             eval_s=sum(summary["eval_time_s"] for summary in summaries),
             checkpoint_s=sum(summary["checkpoint_time_s"] for summary in summaries),
             wall_s=wall_s,
+            ready_s=self._ready_s(name),
             startup_s=[summary["startup_s"] for summary in summaries],
             clean=1 - sum(t["shared"] for t in timed) / sum(t["lines"] for t in timed),
         )
@@ -137,6 +148,10 @@ class Bench:
         self._device = {key: provenance[key] for key in ("hardware", "versions", "code")}
         self._device["code"].pop("diff", None)
         return wall_s, [read_summary(run / "summary.json") for run in runs]
+
+    def _ready_s(self, name: str) -> float | None:
+        launches = read_launches(self._work / "results" / name)
+        return launches[-1].ready_s if launches else None
 
     def _run(self, name: str, *arguments: str, gpus: int | None) -> None:
         """make, in the work directory, with the code's Makefile."""

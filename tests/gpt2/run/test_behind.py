@@ -12,7 +12,7 @@ import torch
 from gpt2 import train_ra_mla
 from gpt2.dotconfig import Resolved
 from gpt2.run import run as run_module
-from gpt2.run.behind import Behind, host_copy
+from gpt2.run.behind import Behind, HostCopy
 from gpt2.run.checkpoint import read_checkpoint, save_checkpoint, verified
 from gpt2.run.load import load_model
 from gpt2.run.records import read_summary
@@ -25,13 +25,20 @@ from tests.tiny import tiny
 
 def test_a_copy_is_of_its_moment_and_keeps_what_was_one() -> None:
     w = torch.arange(4.0)
-    state = {"a": w, "b": [w, 3], "c": (w[:2], w.view(2, 2)), "empty": torch.empty(0), "text": "x"}
-    copied = host_copy(state)
+    state = {"a": w, "b": [w, 3], "c": (w[:2], w.view(2, 2)), "empty": torch.empty(0), "text": "x", "more": w + 1}
+    host = HostCopy()
+    copied = host.of(state)
     w.zero_()
     assert copied["a"].tolist() == [0, 1, 2, 3]
     assert copied["b"][0] is copied["a"]
     assert copied["c"][1].tolist() == [[0, 1], [2, 3]]
     assert copied["b"][1] == 3 and copied["text"] == "x"
+    assert copied["more"].tolist() == [1, 2, 3, 4]
+    # The next one is in the same memory, whatever is in it.
+    place = copied["a"].data_ptr()
+    again = host.of({"a": w, "half": w[:2].half(), "more": w + 5})
+    assert again["a"].data_ptr() == place
+    assert [again[name].tolist() for name in ("a", "half", "more")] == [[0] * 4, [0, 0], [5] * 4]
 
 
 def test_one_thing_at_a_time_and_what_goes_wrong_is_raised() -> None:
