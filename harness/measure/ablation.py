@@ -74,8 +74,8 @@ class Case:
         return (
             f"{self.gpus} x {self.runs // self.gpus} runs of {self.train_s / self.runs:.1f} s, {self.cache} cache: "
             f"efficiency {self.efficiency:.3f}{self._in_the_middle()} ({self.train_s:.0f} s of steps, "
-            f"{self.wall_s:.0f} s; evaluation {self.eval_s:.1f} s, checkpoints {self.checkpoint_s:.1f} s; ready after {self.startup_s[0]:.0f} s, "
-            f"{mean:.0f} s on average; {self.clean:.0%} of lines clean)"
+            f"{self.wall_s:.0f} s; evaluation {self.eval_s:.1f} s, checkpoints {self.checkpoint_s:.1f} s; ready after "
+            f"{self.startup_s[0]:.0f} s, {mean:.0f} s on average; {self.clean:.0%} of lines clean)"
         )
 
 
