@@ -21,16 +21,21 @@ def compile_and_warm_up(parts: Parts, differs: Callable[[str, str], None]) -> No
     attempts = compile_attempts(t.compile, t.compile_mode)
     for this, after in itertools.zip_longest(attempts, attempts[1:]):
         parts.compile(*this)
+        failure: Exception | None = None
         try:
             _warm_up(parts, batch)
-            break
         except Exception as error:
             if after is None or isinstance(error, torch.OutOfMemoryError):
                 raise
-            uncompile(parts.model)
-            torch.compiler.reset()
-            instead = "running eager" if after[0] == "none" else f"compiling in mode {after[1]}"
-            differs("compile_fallback", f"torch.compile failed, {instead}: {one_line(error)}")
+            failure = error
+        # What one rank cannot compile none does.
+        reason = next(filter(None, parts.ranks.gather(failure and one_line(failure))), None)
+        if reason is None or after is None:
+            break
+        uncompile(parts.model)
+        torch.compiler.reset()
+        instead = "running eager" if after[0] == "none" else f"compiling in mode {after[1]}"
+        differs("compile_fallback", f"torch.compile failed, {instead}: {reason}")
     if parts.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
@@ -41,9 +46,10 @@ def _warm_up(parts: Parts, batch: Batch) -> None:
     parts.zero_grad()
     for _ in range(min(2, t.gradient_accumulation_steps)):
         parts.mark_pass()
-        with autocast(parts.device, t.dtype):
-            loss = parts.loss(*batch)
-        loss.backward()
+        with parts.shared.in_vain():
+            with autocast(parts.device, t.dtype):
+                loss = parts.loss(*batch)
+            loss.backward()
     parts.zero_grad()
     parts.model.eval()
     with torch.no_grad(), autocast(parts.device, t.dtype):
