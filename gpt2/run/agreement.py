@@ -63,7 +63,7 @@ class MeetingPlace(PrefixStore):
         known = isinstance(error, UserError | RankError | KeyboardInterrupt)
         words = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
         with contextlib.suppress(RuntimeError):  # who keeps it may be the one who is gone
-            self.set(f"words/{self.rank}", words)
+            self.set(f"words/{self.rank}", f"{self.add('deaths', 1)} {words}")  # which was the first
         if not known:
             traceback.print_exception(error)
         elif "TORCHELASTIC_RUN_ID" in os.environ:

@@ -49,6 +49,10 @@ class Alone:
         """Around the forward and backward pass of a micro-batch: gradients are exchanged in the last one alone."""
         return nullcontext()
 
+    def in_vain(self) -> AbstractContextManager[Any]:
+        """Around a pass whose gradients nobody wants: they are exchanged only where it cannot do without."""
+        return nullcontext()
+
     def whole(self, tensor: Tensor) -> Tensor:
         """A tensor made of parameters or gradients, not a share of it. To be called by all ranks."""
         return tensor
@@ -87,6 +91,9 @@ class DDP(Alone):
 
     def micro_batch(self, *, is_last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if is_last else self._ddp.no_sync()
+
+    def in_vain(self) -> AbstractContextManager[Any]:
+        return self._ddp.no_sync()
 
 
 class ZeRO1(DDP):

@@ -54,12 +54,12 @@ def train_in_ranks(program: Path, arguments: Sequence[str], world_size: int, out
     place = PrefixStore("run/0", store)
     try:
         stop.defer()
-        dead = _wait(ranks, place, stop)
-        if not dead:
+        if not _wait(ranks, place, stop):
             return ranks[0].returncode
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline and any(process.poll() is None for process in ranks):
             time.sleep(POLL_S)
+        dead = _dead(ranks, place)
     finally:
         for process in ranks:
             process.kill()
@@ -86,8 +86,8 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     }
 
 
-def _wait(ranks: Sequence[Process], place: Store, stop: Stop) -> list[int]:
-    """Wait until all ranks have ended, or one has without the others; those that have. Passes on what stops them."""
+def _wait(ranks: Sequence[Process], place: Store, stop: Stop) -> bool:
+    """Wait until all ranks have ended, or one without the others; whether one has. Passes on what stops them."""
     told = False
     while True:
         if stop.requested and not told:
@@ -98,25 +98,36 @@ def _wait(ranks: Sequence[Process], place: Store, stop: Stop) -> list[int]:
                 else:
                     assert process.stdin is not None
                     process.stdin.close()
-        ended = [rank for rank, process in enumerate(ranks) if process.poll() is not None]
-        dead = [rank for rank in ended if not place.check([f"left/{rank}"])]
-        if dead or len(ended) == len(ranks):
-            return dead
+        have_ended = all(process.poll() is not None for process in ranks)
+        if _dead(ranks, place):
+            return True
+        if have_ended:
+            return False
         time.sleep(POLL_S)
+
+
+def _dead(ranks: Sequence[Process], place: Store) -> list[int]:
+    """The ranks that have ended before the run has."""
+    ended = [rank for rank, process in enumerate(ranks) if process.poll() is not None]
+    return [rank for rank in ended if not place.check([f"left/{rank}"])]
 
 
 def _of_the_dead(dead: Sequence[int], ranks: Sequence[Process], place: Store, out: Path, stop: Stop) -> int:
     """What comes of a run whose ranks `dead` have ended before the others."""
-    # One that was killed is why others failed, and not the other way round.
-    first = min(dead, key=lambda rank: (ranks[rank].returncode >= 0, rank))
-    status = ranks[first].returncode
-    words = place.get(f"words/{first}").decode() if place.check([f"words/{first}"]) else ""
+    words = {rank: place.get(f"words/{rank}").decode() for rank in dead if place.check([f"words/{rank}"])}
+
+    def order(rank: int) -> tuple[bool, int]:
+        # One that was killed, or that says nothing, is why others failed, and not the other way round.
+        return rank in words, int(words[rank].split()[0]) if rank in words else rank
+
+    first = min(dead, key=order)
+    status, said = ranks[first].returncode, words.get(first, "").partition(" ")[2]
     if status == NOT_AS_ASKED:
-        raise UserError(words or f"rank {first} does not say what is wrong")
+        raise UserError(said or f"rank {first} does not say what is wrong")
     if status == INTERRUPTED and stop.requested:
         raise KeyboardInterrupt
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-    reason = f"rank {first} of {len(ranks)} {'failed' if words else how}{': ' if words else ''}{words}"
+    reason = f"rank {first} of {len(ranks)} {f'failed: {said}' if said else how}"
     print(reason, flush=True)
     write_failure(out, reason)
     return FAILED

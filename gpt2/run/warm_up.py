@@ -42,16 +42,21 @@ def compile_and_warm_up(parts: Parts, differs: Callable[[str, str], None]) -> No
     attempts = compile_attempts(t.compile, t.compile_mode)
     for this, after in itertools.zip_longest(attempts, attempts[1:]):
         parts.compile(*this)
+        failure: Exception | None = None
         try:
             _warm_up(parts, batch)
-            break
         except Exception as error:
             if after is None or isinstance(error, torch.OutOfMemoryError):
                 raise
-            uncompile(parts.model)
-            torch.compiler.reset()
-            instead = "running eager" if after[0] == "none" else f"compiling in mode {after[1]}"
-            differs("compile_fallback", f"torch.compile failed, {instead}: {one_line(error)}")
+            failure = error
+        # What one rank cannot compile none does.
+        reason = next(filter(None, parts.ranks.gather(failure and one_line(failure))), None)
+        if reason is None or after is None:
+            break
+        uncompile(parts.model)
+        torch.compiler.reset()
+        instead = "running eager" if after[0] == "none" else f"compiling in mode {after[1]}"
+        differs("compile_fallback", f"torch.compile failed, {instead}: {reason}")
     if parts.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
@@ -62,14 +67,16 @@ def _warm_up(parts: Parts, batch: Batch) -> None:
     parts.zero_grad()
     for _ in range(min(2, t.gradient_accumulation_steps)):
         parts.mark_pass()
-        with autocast(parts.device, t.dtype):
-            loss = parts.loss(*batch)
-        loss.backward()
-    nn.utils.clip_grad_norm_(parts.parameters, 1.0)
-    # A step that is skipped, as one whose gradient is not finite is: its kernel and the moments' memory are there then.
-    parts.shared.stepping.found_inf = torch.ones((), device=parts.device)
-    parts.optimizer.step()
-    del parts.shared.stepping.found_inf
+        with parts.shared.in_vain():
+            with autocast(parts.device, t.dtype):
+                loss = parts.loss(*batch)
+            loss.backward()
+    if parts.ranks.world_size == 1:  # several might wait for one that has failed before
+        nn.utils.clip_grad_norm_(parts.parameters, 1.0)
+        # A step that is skipped, as one that is not finite is: its kernel and the moments' memory are there then.
+        parts.shared.stepping.found_inf = torch.ones((), device=parts.device)
+        parts.optimizer.step()
+        del parts.shared.stepping.found_inf
     parts.zero_grad()
     parts.model.eval()
     with torch.no_grad(), autocast(parts.device, t.dtype):

@@ -19,8 +19,7 @@ from gpt2 import train_ra_mla
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.dotconfig import Resolved
-from gpt2.run import parts as parts_module
-from gpt2.run import warm_up
+from gpt2.run import parallel, warm_up
 from gpt2.run.parts import Parts
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop
@@ -285,13 +284,13 @@ def test_compilation_that_fails_falls_back_to_eager_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eager = train(tiny(tmp_path), tmp_path / "eager")
-    broken = parts_module.compile_scope
+    broken = parallel.compile_scope
 
     def break_graph(model: Any, scope: str, **options: Any) -> None:
         broken(model, scope, **options)
         model.transformer.h[0].register_forward_hook(lambda *_: torch._dynamo.graph_break())
 
-    monkeypatch.setattr(parts_module, "compile_scope", break_graph)
+    monkeypatch.setattr(parallel, "compile_scope", break_graph)
     out = make(tmp_path / "compiled")
     result = train(tiny(tmp_path, COMPILE_MODEL="y"), out)
     assert result["status"] == "done"
@@ -311,7 +310,7 @@ def test_every_attempt_warms_up_in_train_mode(tmp_path: Path, monkeypatch: pytes
             raise RuntimeError("no kernel for evaluation")
 
     parts.model.register_forward_pre_hook(fail_once_in_evaluation)
-    monkeypatch.setattr("gpt2.run.parts.compile_scope", lambda *_, **__: None)
+    monkeypatch.setattr("gpt2.run.parallel.compile_scope", lambda *_, **__: None)
     told: list[str] = []
     compile_and_warm_up(parts, lambda event, message: told.append(event))
     assert modes == [True, False, True, False]
@@ -321,7 +320,7 @@ def test_every_attempt_warms_up_in_train_mode(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_mode_that_fails_falls_back_to_the_default_one_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_scope = parts_module.compile_scope
+    compile_scope = parallel.compile_scope
     tried = []
 
     def out_of_shared_memory(model: Any, scope: str, *, mode: str) -> None:
@@ -336,7 +335,7 @@ def test_a_mode_that_fails_falls_back_to_the_default_one_first(tmp_path: Path, m
             model._forward_pre_hooks.clear()
             compile_scope(model, scope, backend="eager")
 
-    monkeypatch.setattr(parts_module, "compile_scope", out_of_shared_memory)
+    monkeypatch.setattr(parallel, "compile_scope", out_of_shared_memory)
     out = make(tmp_path / "compiled")
     result = train(tiny(tmp_path, COMPILE_MODEL="y", COMPILE_MODE_MAX_AUTOTUNE="y"), out)
     assert tried == [("model", "max_autotune"), ("model", "default")]

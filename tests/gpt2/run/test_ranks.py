@@ -456,3 +456,25 @@ def test_compiled_blocks_and_dropout_are_refused_together(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"DROPOUT=0\.1: PARALLEL_FSDP2 compiles block by block"):
         tiny(tmp_path, **shared, COMPILE_MODEL="y", DROPOUT="0.1")
     tiny(tmp_path, **shared, COMPILE_ATTENTION="y", DROPOUT="0.1")
+
+
+@pytest.mark.slow
+def test_what_one_rank_cannot_compile_none_does(tmp_path: Path) -> None:
+    """A trainer whose second rank has a compiler that does not work."""
+    program = tmp_path / "trainer.py"
+    program.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom gpt2.run import parallel\n"
+        "from gpt2.base.errors import run_command\nfrom gpt2 import train_ra_mla\n"
+        "def broken(graph, inputs):\n    raise RuntimeError('no compiler here')\n"
+        "def compile_scope(model, scope, **options):\n"
+        "    model.compile(backend=broken) if scope == 'model' and os.environ.get('RANK') == '1' else None\n"
+        "parallel.compile_scope = compile_scope\ntrain_ra_mla.__file__ = __file__\nrun_command(train_ra_mla.main)\n"
+    )
+    out = tmp_path / "run"
+    config = tmp_path / "run.config"
+    tiny(tmp_path, **SETTINGS | SEVERAL | {"COMPILE_MODEL": "y", "MAX_ITERS": "2"}).write(config)
+    command = [sys.executable, str(program), "--config", str(config), "--out", str(out)]
+    assert subprocess.run(command, cwd=ROOT, timeout=120).returncode == 0
+    assert result(out)["compile"] == {"asked": "model", "ran": "none", "mode": None}
+    events = json.loads((out / "summary.json").read_text())["events"]
+    assert any(line.startswith("torch.compile failed, running eager: ") for line in events)
