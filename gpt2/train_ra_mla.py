@@ -59,12 +59,15 @@ def main() -> int:
     stop.install()
     if stop.requested:  # before it has begun
         raise KeyboardInterrupt
-    with hold(args.out, args.lock_fd):
+    with hold(args.out, args.lock_fd) as lock:
+        lock.keep()
         with beginning(args.out):
             if is_done(args.out) and check_identity(args.out, run_identity(config, open_dataset(config.data))):
                 print(f"{args.out}: has finished already")
                 return 0
             run = Run(config, args.out, given=args.record)
+            if lock.took_over:
+                run.differs("taken_over", lock.took_over)
             resolved.write(args.out / "config")
         status = train(run, stop)
     return {"done": 0, "failed": 1, "interrupted": 130}[status]
