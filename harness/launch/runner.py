@@ -39,19 +39,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = ()) -> int:
 
     Raises UserError before anything is run if data is missing, or a directory holds another run, or a damaged one.
     """
-    for run in plan.runs:
-        if damage := load_run(run.path, run.step, run.seed).damage:
-            raise UserError(f"{damage}. Restore the file, or move {run.path} away to train this run again")
-    prepare_data(plan)
-    # Opened once: the runs of a plan mostly share one data set.
-    datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
-    identities = {run.path: run_identity(run.config, datasets[run.config.data]) for run in plan.runs}
-    for run in plan.runs:
-        check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
-        check_identity(run.path, identities[run.path])
-    record_request(plan)
-    remember_experiment(plan)
-
+    identities = get_ready_to_run(plan)
     failed, runs = 0, list(plan.runs)
     with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, sigterm_is_ctrl_c():
         while runs:
@@ -77,6 +65,26 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = ()) -> int:
                 _wait_for_one_of(elsewhere)
             runs = elsewhere
     return 1 if failed else 0
+
+
+def get_ready_to_run(plan: Plan) -> dict[Path, dict[str, Any]]:
+    """What has to be before any of a plan is run, wherever: its data, and room for it. Returns identities by directory.
+
+    Raises UserError if data is missing, or a directory holds another run, or a damaged one.
+    """
+    for run in plan.runs:
+        if damage := load_run(run.path, run.step, run.seed).damage:
+            raise UserError(f"{damage}. Restore the file, or move {run.path} away to train this run again")
+    prepare_data(plan)
+    # Opened once: the runs of a plan mostly share one data set.
+    datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
+    identities = {run.path: run_identity(run.config, datasets[run.config.data]) for run in plan.runs}
+    for run in plan.runs:
+        check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
+        check_identity(run.path, identities[run.path])
+    record_request(plan)
+    remember_experiment(plan)
+    return identities
 
 
 def prepare_data(plan: Plan) -> None:

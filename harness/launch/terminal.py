@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,23 @@ LINE = 1000
 """Characters of what a run says: a reason for failing, an event."""
 
 
+@dataclass
+class _Shown:
+    """What is known of a run that goes on."""
+
+    phase: str = "starting"
+    train: dict[str, Any] = field(default_factory=dict)
+    val_loss: float | None = None
+    started: float = field(default_factory=time.monotonic)
+    first: tuple[int, float] | None = None
+
+    def losses(self) -> str:
+        loss = self.train.get("loss")
+        parts = [] if self.val_loss is None else [f"val_loss {self.val_loss:.4f}"]
+        parts += [] if loss is None else [f"loss {loss:.4f}"]
+        return ", ".join(parts) or "no loss yet"
+
+
 class LiveView:
     """The course of an ablation: run k of n, step, loss, tokens/s, and when the run and the whole will be done.
 
@@ -37,11 +55,8 @@ class LiveView:
         self._number = {name: k for k, (name, _) in enumerate(runs, 1)}
         self._seconds_per_step: dict[str, float] = {}
         self._name = ""
-        self._phase = ""
-        self._train: dict[str, Any] = {}
-        self._val_loss: float | None = None
-        self._started = 0.0
-        self._first: tuple[int, float] | None = None
+        """The run that has moved last."""
+        self._shown: dict[str, _Shown] = {}
         self._last_plain = 0.0
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
 
@@ -73,41 +88,46 @@ class LiveView:
         self._left[name] = 0
         self._line(name, "FAILED", why, "bold red")
 
+    def note(self, name: str, what: str, why: str, style: str = "dim") -> None:
+        """Something that is to be known of a run."""
+        self._line(name, what, why, style)
+
     def started(self, name: str) -> None:
         """A run begins."""
-        self._name, self._phase, self._train, self._val_loss, self._first = name, "starting", {}, None, None
-        self._started = time.monotonic()
+        self._name, self._shown[name] = name, _Shown()
         if not self._console.is_terminal:
             self._line(name, "started", "")
 
     def update(self, name: str, line: dict[str, Any]) -> None:
         """A run has written a line of metrics.jsonl."""
         now = time.monotonic()
+        self._name, it = name, self._shown.setdefault(name, _Shown())
         if line["kind"] == "event":
-            self._phase = line["message"]
+            it.phase = line["message"]
             if line["event"] in ("compile_fallback", "resume", "damaged", "nonfinite"):
                 self._line(name, "note", line["message"], "yellow")
         elif line["kind"] == "eval":
-            self._val_loss = line["val_loss"]
+            it.val_loss = line["val_loss"]
         elif line["kind"] == "train":
-            self._phase, self._train = "", line
+            it.phase, it.train = "", line
             self._left[name] = self._iters[name] - line["step"]
-            if self._first is None:
-                self._first = (line["step"], now)
-            elif line["step"] > self._first[0]:
+            if it.first is None:
+                it.first = (line["step"], now)
+            elif line["step"] > it.first[0]:
                 # Of the wall clock, evaluations and checkpoints included.
-                self._seconds_per_step[name] = (now - self._first[1]) / (line["step"] - self._first[0])
+                self._seconds_per_step[name] = (now - it.first[1]) / (line["step"] - it.first[0])
             if not self._console.is_terminal and now - self._last_plain >= PLAIN_EVERY_S:
                 self._last_plain = now
-                self._line(name, "running", self._numbers())
+                self._line(name, "running", self._numbers(name))
 
     def ended(self, name: str, status: str, reason: str) -> None:
         """A run has ended: done, failed or interrupted."""
         self._left[name] = 0
-        self._name = ""
-        took = _duration(time.monotonic() - self._started)
+        self._name = "" if self._name == name else self._name
+        it = self._shown.pop(name, _Shown())
+        took = _duration(time.monotonic() - it.started)
         if status == "done":
-            self._line(name, "done", f"{self._losses()}, {took}", "green")
+            self._line(name, "done", f"{it.losses()}, {took}", "green")
         elif status == "failed":
             self._line(name, "FAILED", f"after {took}: {reason}", "bold red")
         else:
@@ -118,16 +138,11 @@ class LiveView:
         said = f" {shown(rest, LINE)}" if rest else ""
         self._console.print(Text.assemble(showable(f"{of} {name}: "), (what, style or "none"), said))
 
-    def _losses(self) -> str:
-        loss = self._train.get("loss")
-        parts = [] if self._val_loss is None else [f"val_loss {self._val_loss:.4f}"]
-        parts += [] if loss is None else [f"loss {loss:.4f}"]
-        return ", ".join(parts) or "no loss yet"
-
-    def _numbers(self) -> str:
-        step, speed = self._train["step"], self._train["tokens_per_s"]
-        eta = f"{_duration(self._eta(self._name))} left, {_duration(self._eta_all())} in all"
-        return f"step {step}/{self._iters[self._name]}, {self._losses()}, {speed:,.0f} tokens/s, {eta}"
+    def _numbers(self, name: str) -> str:
+        it = self._shown[name]
+        eta = f"{_duration(self._eta(name))} left, {_duration(self._eta_all())} in all"
+        step, speed = it.train["step"], it.train["tokens_per_s"]
+        return f"step {step}/{self._iters[name]}, {it.losses()}, {speed:,.0f} tokens/s, {eta}"
 
     def _eta(self, name: str) -> float | None:
         """Seconds that a run still takes, from its own pace, else from that of the same step, else of any."""
@@ -143,7 +158,8 @@ class LiveView:
     def _render(self) -> RenderableType:
         if not self._name:
             return Text("")
-        step, iters = self._train.get("step", 0), self._iters[self._name]
+        it, iters = self._shown[self._name], self._iters[self._name]
+        step = it.train.get("step", 0)
         grid = Table.grid(padding=(0, 2))
         grid.add_row(
             Text(showable(f"[{self._number[self._name]}/{len(self._number)}] {self._name}"), style="bold"),
@@ -151,7 +167,7 @@ class LiveView:
             Text(f"{step}/{iters}"),
             Text(f"{_duration(self._eta(self._name))} left"),
         )
-        detail = shown(self._phase, LINE) or f"{self._losses()}, {self._train['tokens_per_s']:,.0f} tokens/s"
+        detail = shown(it.phase, LINE) or f"{it.losses()}, {it.train['tokens_per_s']:,.0f} tokens/s"
         return Group(grid, Text(f"  {detail}; {_duration(self._eta_all())} for all runs", style="dim"))
 
 
