@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ STOP_S = 2.0
 
 def run_plan(plan: Plan, config: SlurmConfig, given: Sequence[Assignment] = ()) -> int:
     """As runner.run_plan, and raises UserError too where there is no Slurm, or it takes no job at all."""
-    submitit()
-    queue.require_commands()
+    require()
     identities = get_ready_to_run(plan)
     with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, sigterm_is_ctrl_c():
         ablation = _Ablation(plan, config, [f"{a.symbol}={a.value}" for a in given], identities, view)
@@ -49,6 +49,12 @@ def run_plan(plan: Plan, config: SlurmConfig, given: Sequence[Assignment] = ()) 
         except KeyboardInterrupt:
             ablation.stop()
             return 130
+
+
+def require() -> None:
+    """Raise UserError where nothing can be submitted from."""
+    submitit()
+    queue.require_commands()
 
 
 class _Course:
@@ -61,7 +67,7 @@ class _Course:
         """Whether this process has submitted it."""
         self.tail = MetricsTail(run.path / "metrics.jsonl")
         log = run.path / "train.log"
-        self.log_start = log.stat().st_size if log.exists() else 0
+        self.log_start = log.stat().st_size if is_ours and log.exists() else 0
         self.state = queue.GONE
         self.started = False
         self.misses = 0
@@ -113,6 +119,8 @@ class _Ablation:
         """Stop every job, with checkpoints; at once where that is interrupted."""
         self._view.say("stopping at the next step, with checkpoints; Ctrl-C again to cancel at once")
         try:
+            with suppress(queue.NoAnswer):
+                self._find_again()  # what was just being submitted
             while left := [course.job for course in self._courses if not course.is_over]:
                 queue.cancel_queued(left)
                 queue.send("USR2", left)
@@ -128,10 +136,7 @@ class _Ablation:
         """Attach to the jobs there are, and submit the runs that have none and nobody trains."""
         try:
             with hold(self._plan.directory / ".slurm"):  # of several makes one submits
-                self._note_jobs(
-                    {path: job for path, (job, _) in queue.live_jobs([run.path for run in self._waiting]).items()},
-                    is_ours=False,
-                )
+                self._find_again()
                 runs = [run for run in self._waiting if self._is_to_be_submitted(run)]
                 while runs:
                     batch, runs = runs[: queue.largest_array()], runs[queue.largest_array() :]
@@ -148,6 +153,10 @@ class _Ablation:
             self._view.say(
                 f"Slurm takes no more jobs: {error}; {len(self._waiting)} runs wait until one of {self._full} has ended"
             )
+
+    def _find_again(self) -> None:
+        live = queue.live_jobs([run.path for run in self._waiting])
+        self._note_jobs({path: job for path, (job, _) in live.items()}, is_ours=False)
 
     def _note_jobs(self, jobs: dict[Path, str], *, is_ours: bool) -> None:
         for run in [run for run in self._waiting if run.path in jobs]:

@@ -6,7 +6,6 @@ directory, so that whoever comes later, `make` or `make status`, finds it again.
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import shutil
@@ -80,12 +79,12 @@ def job_states(jobs: Collection[str]) -> dict[str, JobState]:
     """What Slurm says of each of these jobs that it still knows. Raises NoAnswer."""
     if not jobs:
         return {}
-    text = _ask("squeue", "--noheader", "--array", "--states=all", f"--user={_user()}", "--format=%i|%T|%N|%r")
+    text = _ask("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%N|%r")
     states = {}
     for line in text.splitlines():
         job, state, node, reason = [*line.strip().split("|", 3), "", "", ""][:4]
         if job in jobs:
-            states[job] = JobState(state=state, node=node, reason=reason)
+            states[job] = JobState(state=state, node=node, reason="" if reason == "None" else reason)
     return states
 
 
@@ -149,10 +148,3 @@ def _ask(*command: str) -> str:
     if done.returncode:
         raise NoAnswer(done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"{command[0]} failed")
     return done.stdout
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except KeyError:  # a number without a name
-        return str(os.getuid())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +15,7 @@ from gpt2.run.lock import RunLock
 from gpt2.run.records import differences, identity_beside
 from harness.configure.plan import Plan, PlannedRun
 from harness.evidence.store import RunRecord, load_run
+from harness.launch import slurm_queue
 
 STYLES = {
     "done": "green",
@@ -35,9 +39,12 @@ def print_status(plan: Plan, console: Console | None = None) -> None:
         table.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
     records = [load_run(run.path, run.step, run.seed) for run in plan.runs]
     others = [_differences(run, record) for run, record in zip(plan.runs, records, strict=True)]
+    jobs, no_answer = _jobs([record for record in records if record.status != "done"])
     for run, record, differ in zip(plan.runs, records, others, strict=True):
-        table.add_row(*_row(run, record, "another run" if differ else None))
+        table.add_row(*_row(run, record, "another run" if differ else jobs.get(record.path)))
     console.print(table)
+    if no_answer:
+        console.print(Text(no_answer), soft_wrap=True)
     for run, differ in zip(plan.runs, others, strict=True):
         if differ:
             console.print(Text(f"{run.name} holds another run: {shown('; '.join(differ), 400)}"), soft_wrap=True)
@@ -54,13 +61,22 @@ def _differences(run: PlannedRun, record: RunRecord) -> list[str]:
     return differences(recorded, identity_beside(run.config, recorded))
 
 
+def _jobs(records: Sequence[RunRecord]) -> tuple[dict[Path, str], str]:
+    """What Slurm says of the runs that have a job, and why it says nothing."""
+    try:
+        live = slurm_queue.live_jobs([record.path for record in records])
+    except slurm_queue.NoAnswer as error:
+        return {}, f"Slurm does not say how its jobs are: {shown(error, 400)}"
+    return {path: state.describe(job) for path, (job, state) in live.items()}, ""
+
+
 def _row(run: PlannedRun, record: RunRecord, other: str | None) -> list[Text | str]:
     status = other or ("running" if RunLock.is_held(run.path) else record.status)
     step = _last(record, "train", "step") or 0
     val_loss = record.value("val_loss") or _last(record, "eval", "val_loss")
     return [
         Text(showable(run.name)),
-        Text(status, style=STYLES.get(status, "dim")),
+        Text(status, style=STYLES.get(status.partition(" (")[0], "dim")),
         f"{step:.0f}/{run.config.train.max_iters}",
         _number(val_loss, ".4f"),
         _number(record.value("ms_per_step") or _last(record, "train", "ms_per_step"), ".1f"),
