@@ -144,7 +144,7 @@ def _write(directory: Path, lease: Lease, *, exclusive: bool) -> bool:
     try:
         if exclusive and read_lease(directory) is None:
             path.unlink(missing_ok=True)  # nothing that could be believed
-            os.link(temporary, path)
+            _link(temporary, path)
         else:
             temporary.replace(path)
     except FileExistsError:
@@ -152,6 +152,16 @@ def _write(directory: Path, lease: Lease, *, exclusive: bool) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Name a file if nobody has that name. FileExistsError."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no links on this file system; two hosts that begin at the same moment are then not told apart
+        temporary.replace(path)
 
 
 def _age_s(directory: Path) -> float:

@@ -138,9 +138,9 @@ class _Ablation:
             with hold(self._plan.directory / ".slurm"):  # of several makes one submits
                 self._find_again()
                 runs = [run for run in self._waiting if self._is_to_be_submitted(run)]
-                while runs:
-                    batch, runs = runs[: queue.largest_array()], runs[queue.largest_array() :]
-                    self._note_jobs(submit(self._plan, batch, self._config, self._given), is_ours=True)
+                largest = queue.largest_array() if runs else 1
+                for first in range(0, len(runs), largest):
+                    self._submit_array(runs[first : first + largest])
                 self._full = 0
         except HeldElsewhere:
             return
@@ -153,6 +153,15 @@ class _Ablation:
             self._view.say(
                 f"Slurm takes no more jobs: {error}; {len(self._waiting)} runs wait until one of {self._full} has ended"
             )
+
+    def _submit_array(self, runs: Sequence[PlannedRun]) -> None:
+        """Submit runs as one array. Raises NotTaken, after as many as Slurm takes of a queue with limits."""
+        try:
+            self._note_jobs(submit(self._plan, runs, self._config, self._given), is_ours=True)
+        except NotTaken:
+            if len(runs) > 1:
+                self._submit_array(runs[: len(runs) // 2])
+            raise
 
     def _find_again(self) -> None:
         live = queue.live_jobs([run.path for run in self._waiting])

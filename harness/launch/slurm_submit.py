@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -68,11 +72,12 @@ def submit(plan: Plan, runs: Sequence[PlannedRun], config: SlurmConfig, given: S
     executor.update_parameters(**parameters(plan.directory.name, config, folder, len(runs)))
     where = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CLUSTERS") if name in os.environ}
     try:
-        # As if from outside, where this is itself in a job; but of the same cluster.
-        with module.helpers.clean_env():
+        # As if from outside, where this is itself in a job; but of the same cluster. What sbatch says is in the error.
+        with module.helpers.clean_env(), contextlib.redirect_stderr(io.StringIO()):
             os.environ.update(where)
             jobs = executor.submit_array(trainings)
     except RuntimeError as error:
+        shutil.rmtree(folder)
         raise NotTaken(_reason(error)) from None
     found = {run.path: str(job.job_id) for run, job in zip(runs, jobs, strict=True)}
     for path, job in found.items():
@@ -121,7 +126,6 @@ def parameters(name: str, config: SlurmConfig, folder: Path, jobs: int) -> dict[
 
 
 def _reason(error: RuntimeError) -> str:
-    """What sbatch said last, of all that submitit says of it."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line.startswith("sbatch: ")]
-    return said[-1] if said else one_line(error)
+    """What sbatch said, in one line."""
+    said = re.findall(r"^sbatch: (?:error: |fatal: )*(.+)$", str(error), re.MULTILINE)
+    return "; ".join(dict.fromkeys(said)) or one_line(error)

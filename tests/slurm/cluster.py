@@ -47,7 +47,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=1,sched_min_interval=100000,{scheduler}
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=1,sched_min_interval=100000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
@@ -55,7 +55,7 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=15
 KillWait=10
-MinJobAge=300
+MinJobAge={min_job_age}
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SlurmdParameters=config_overrides
@@ -79,7 +79,7 @@ class Cluster:
 
     node = "n1"
 
-    def __init__(self, folder: Path, *, cpus: int, max_array_size: int, max_job_count: int, scheduler: str) -> None:
+    def __init__(self, folder: Path, *, cpus: int, max_array_size: int, max_job_count: int, min_job_age: int) -> None:
         self.folder = folder
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _PATH}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -95,7 +95,7 @@ class Cluster:
             cpus=cpus,
             max_array_size=max_array_size,
             max_job_count=max_job_count,
-            scheduler=scheduler or "defer_batch",
+            min_job_age=min_job_age,
         )
         (folder / "slurm.conf").write_text(text)
 
@@ -168,12 +168,12 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    *, cpus: int = 4, max_array_size: int = 1001, max_job_count: int = 10000, scheduler: str = ""
+    *, cpus: int = 4, max_array_size: int = 1001, max_job_count: int = 10000, min_job_age: int = 300
 ) -> Iterator[Cluster]:
     """A cluster while it is needed."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)  # munged is another user
-    it = Cluster(folder, cpus=cpus, max_array_size=max_array_size, max_job_count=max_job_count, scheduler=scheduler)
+    it = Cluster(folder, cpus=cpus, max_array_size=max_array_size, max_job_count=max_job_count, min_job_age=min_job_age)
     try:
         it.start()
         yield it

@@ -270,9 +270,21 @@ def test_an_array_is_no_longer_than_arrays_may_be(tmp_path: Path) -> None:
         assert len({ours.job(i).split("_")[0] for i in range(4)}) == 2
 
 
-def test_a_full_queue_is_one_line(tmp_path: Path) -> None:
-    with cluster(max_job_count=2) as small:
+def test_of_a_queue_that_is_full_as_many_are_taken_as_it_takes(tmp_path: Path) -> None:
+    with cluster(max_job_count=2, min_job_age=2) as small:
         ours = Place(tmp_path / "place", small.environment, LAUNCHER_SLURM="y", SLURM_CPUS="1", ABLATION_SEEDS="1,2")
+        status, printed = ours.make()
+        assert status == 0, printed
+        assert "Slurm takes no more jobs: Slurm temporarily unable to accept job" in printed, printed
+        assert len({ours.job(i).split("_")[0] for i in range(4)}) >= 2
+
+
+def test_a_queue_that_takes_nothing_is_one_line(tmp_path: Path) -> None:
+    with cluster(max_job_count=1) as small:
+        small("sbatch", "--output=/dev/null", "--wrap=sleep 1000")
+        ours = Place(
+            tmp_path / "place", small.environment, LAUNCHER_SLURM="y", SLURM_CPUS="1", RA_MLA_ABLATION_STEPS="1"
+        )
         status, printed = ours.make()
         assert status == 2
         assert printed.count("\n") == 1 and "Slurm takes no job of" in printed, printed
