@@ -8,6 +8,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import pytest
 from rich.console import Console
 
 from gpt2.base.errors import UserError
+from gpt2.base.files import write_json
 from gpt2.dotconfig import Assignment, resolve
-from harness.configure.plan import make_plan
+from harness.configure.plan import PlannedRun, make_plan
 from harness.configure.slurm import SlurmConfig, slurm_config
-from harness.launch import slurm_job, slurm_queue, slurm_submit
+from harness.launch import slurm, slurm_job, slurm_queue, slurm_submit
 from harness.launch.launch import run_plan
 from harness.launch.slurm_job import TRAINER, Training
 from harness.launch.slurm_queue import JobState, NoAnswer, job_states, live_jobs, read_job, write_job
+from harness.launch.slurm_submit import NotTaken
 from harness.launch.status import print_status
 from tests.tiny import tiny
 
@@ -240,3 +243,47 @@ def test_a_directory_that_somebody_trains_in_is_waited_for(
     Training(**TRAINING)._wait_until_free()
     assert time.monotonic() - start < 10
     assert capsys.readouterr().out == f"{TRAINING['run']}: is being trained by somebody else; waiting\n"
+
+
+def test_of_an_array_that_is_refused_as_many_are_submitted_as_are_taken(
+    tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(tiny(tmp_path, LAUNCHER_SLURM="y", ABLATION_SEEDS="1-7"))
+    command(commands, "scontrol", "echo 'MaxArraySize            = 5'")
+    tried: list[int] = []
+
+    def submit(_plan: object, runs: Sequence[PlannedRun], *_: object) -> dict[Path, str]:
+        """Takes two jobs at a time; each of them is over when it is asked for."""
+        tried.append(len(runs))
+        if len(runs) > 2:
+            raise NotTaken("QOSMaxSubmitJobPerUserLimit")
+        for run in runs:
+            write_json(run.path / "summary.json", {"status": "done"})
+        return {run.path: f"{len(tried)}_{i}" for i, run in enumerate(runs)}
+
+    command(commands, "squeue", "exit 0")
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm, "submitit", lambda: None)
+    for name in ("POLL_S", "ASK_S", "TRY_S"):
+        monkeypatch.setattr(slurm, name, 0.01)
+    assert run_plan(plan) == 0
+    assert tried == [5, 2, 5, 2, 3, 1, 2]
+    assert "Slurm takes no more jobs: QOSMaxSubmitJobPerUserLimit; 5 runs wait until" in capsys.readouterr().out
+    assert (plan.directory / "summary.csv").read_text().count(",done,") == 7
+
+
+def test_a_queue_that_takes_nothing_is_one_line(
+    tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(tiny(tmp_path, LAUNCHER_SLURM="y"))
+
+    def submit(*_: object) -> dict[Path, str]:
+        raise NotTaken("Resource temporarily unavailable")
+
+    command(commands, "scontrol", "exit 0")
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm, "submitit", lambda: None)
+    with pytest.raises(UserError, match=f"Slurm takes no job of {plan.directory}: Resource temporarily unavailable"):
+        run_plan(plan)
