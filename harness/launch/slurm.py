@@ -113,6 +113,7 @@ class _Ablation:
                 self._next_try = time.monotonic() + TRY_S
             self._follow()
             time.sleep(POLL_S)
+        self._tabulate()
         return 1 if self._failed else 0
 
     def stop(self) -> None:
@@ -130,7 +131,8 @@ class _Ablation:
             queue.cancel([course.job for course in self._courses])
         for course in self._courses:
             self._view.ended(course.run.name, "done" if course.run.is_done else "interrupted", "")
-        write_summary_csv(load_experiment(self._plan.directory))
+        if self._courses:
+            self._tabulate()
 
     def _submit(self) -> None:
         """Attach to the jobs there are, and submit the runs that have none and nobody trains."""
@@ -212,7 +214,10 @@ class _Ablation:
             self._end(course)
         if over:
             self._changed = time.monotonic()
-            write_summary_csv(load_experiment(self._plan.directory))
+            self._tabulate()
+
+    def _tabulate(self) -> None:
+        write_summary_csv(load_experiment(self._plan.directory))
 
     def _look(self) -> None:
         """Ask Slurm for the state of every job, and say what has changed."""
