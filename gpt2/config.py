@@ -275,6 +275,12 @@ class TrainConfig:
     checkpoint_interval: int = setting(500, "CHECKPOINT_INTERVAL", identity=False)
     """Steps between checkpoints; 0 writes the last only."""
 
+    checkpoint_keep: str = setting("all", "CHECKPOINT_KEEP_", choice=True, identity=False)
+    """What a finished run keeps: "all", the "weights" of its last step, or "none"."""
+
+    alone: bool = setting(False, "ALONE_ON_DEVICE", identity=False)
+    """Whether nothing else may use the device while the run trains."""
+
     init_from: str = setting("", "INIT_FROM")
     """A checkpoint to take the initial weights from; empty for none."""
 

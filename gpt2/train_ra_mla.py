@@ -11,6 +11,7 @@ continued from its newest whole checkpoint; one that holds another run is refuse
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,7 +28,8 @@ from gpt2.base.errors import UserError, one_line, run_command
 from gpt2.checks.dry_run import dry_run
 from gpt2.data.batches import Batch
 from gpt2.data.dataset import open_dataset
-from gpt2.machine.device import autocast, device_name, slow_precision
+from gpt2.machine.device import autocast, device_name, select_device, slow_precision
+from gpt2.machine.sharing import SharedDevice, machine_wide
 from gpt2.optimizer import learning_rate, set_lr
 from gpt2.run.clock import process_age_s
 from gpt2.run.directory import beginning, hold, is_done
@@ -36,7 +38,7 @@ from gpt2.run.parts import Parts
 from gpt2.run.record import check_identity, run_identity
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop
-from gpt2.run.warm_up import compile_and_warm_up
+from gpt2.run.warm_up import compile_and_warm_up, get_ready_beside
 
 
 def main() -> int:
@@ -46,6 +48,8 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="build the model and take one step on dummy tokens")
     parser.add_argument("--stop-with-parent", action="store_true", help="stop when the pipe that is stdin is closed")
     parser.add_argument("--lock-fd", type=int, help="of the lock on --out that whoever started this has taken")
+    parser.add_argument("--turn", type=int, help="train when this turn on the device is free; without, at once")
+    parser.add_argument("--turns", type=Path, help="where turns are kept (default: GPUs', for all of this machine)")
     parser.add_argument("--record", nargs="+", default=[], help="SYMBOL=value of a command line, to be noted down only")
     args = parser.parse_args()
     resolved = dotconfig.load(args.config)
@@ -65,7 +69,10 @@ def main() -> int:
             if is_done(args.out) and check_identity(args.out, run_identity(config, open_dataset(config.data))):
                 print(f"{args.out}: has finished already")
                 return 0
-            run = Run(config, args.out, given=args.record)
+            device = select_device(config.train.device)
+            turns = args.turns or (machine_wide() if device.type == "cuda" else None)
+            share = SharedDevice(turns, device, slot=args.turn, alone=config.train.alone)
+            run = Run(config, args.out, given=args.record, share=share)
             if lock.took_over:
                 run.differs("taken_over", lock.took_over)
             resolved.write(args.out / "config")
@@ -86,12 +93,21 @@ def train(run: Run, stop: Stop) -> str:
                 run.differs(event, line)
         if t.compile != "none":
             run.event("compile", f"compiling: {t.compile}, {t.compile_mode}")
-        compile_and_warm_up(parts, run.differs)
-        stop.defer()
-        run.startup_s = process_age_s()
-        run.event("training", f"steps {run.step} to {t.max_iters}")
+        is_ready = get_ready_beside(parts, run.share, run.differs)
+        if not is_ready:
+            run.event("memory", "does not fit beside the run that trains: gets ready when that has ended")
         with closing(parts.batches(run.step)) as stream:
-            is_done = loop(run, stream, stop)
+            first = next(stream)  # and the thread that makes the others works ahead
+            run.take_turn()
+            if not is_ready:
+                compile_and_warm_up(parts, run.differs)
+            stop.defer()
+            run.startup_s = process_age_s() - run.waited_s
+            run.event("training", f"steps {run.step} to {t.max_iters}")
+            is_done = loop(run, itertools.chain([first], stream), stop)
+        # The next run may have the device. What is left is the disk's.
+        run.share.leave()
+        run.wait_until_saved()
         if not is_done:
             left = f"left a checkpoint at step {run.step}" if run.checkpoints else "before the first step"
             run.event("interrupted", f"{stop.requested}: {left}")

@@ -9,6 +9,7 @@ Stop it any time with Ctrl-C. Exit status 1 if a run failed, 130 if interrupted.
 from __future__ import annotations
 
 import argparse
+import time
 
 from gpt2.base.errors import run_command
 from harness.configure.kconfig import command_line_assignments, refuse_assignments
@@ -19,6 +20,7 @@ from harness.launch.launchers import get_ready
 
 
 def main() -> int:
+    began = time.monotonic()
     parser = argparse.ArgumentParser(description="Train what the configuration asks for and is not yet done.")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last experiment")
     if parser.parse_args().go_on:
@@ -33,7 +35,7 @@ def main() -> int:
     from harness.launch.launch import run_plan
     from harness.launch.status import print_status
 
-    status = run_plan(plan, overrides)
+    status = run_plan(plan, overrides, began=began)
     print_status(plan)
     return status
 

@@ -9,6 +9,7 @@ import platform
 import re
 import resource
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -101,6 +102,21 @@ def slow_precision(device: torch.device, dtype: str) -> str | None:
         f"DTYPE_{dtype.upper()}=y: this processor ({_cpu_name()}) has no instructions for {dtype} products that torch "
         "could use, and without them they take about a hundred times as long as float32's; DTYPE_FLOAT32=y fits it"
     )
+
+
+@contextlib.contextmanager
+def within_free_memory(device: torch.device) -> Iterator[None]:
+    """Let this process allocate no more than what is free on the device now, less a twentieth: others are there too."""
+    if device.type != "cuda":
+        yield
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    limit = (free + torch.cuda.memory_reserved(device)) / total - 0.05
+    torch.cuda.set_per_process_memory_fraction(max(0.0, limit), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def synchronize(device: torch.device) -> None:

@@ -33,10 +33,15 @@ class Loaded:
     """Newer checkpoints that failed verification and were passed over."""
 
 
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"step-{step:08d}.pt"
+
+
 def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> Path:
     """Write `state` as the checkpoint of `step`, then remove all but the newest `KEEP`."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step-{step:08d}.pt"
+    path = checkpoint_path(directory, step)
     # The checksum first: a checkpoint under its own name always has one.
     unchecked = path.with_suffix(".unchecked")
     digest = hashlib.sha256()
@@ -44,10 +49,15 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> Path:
         write_atomic(unchecked, lambda file: torch.save(state, _Hashing(file, digest, thread)))  # type: ignore[arg-type]
     write_text(_checksum_path(path), f"{digest.hexdigest()}  {path.name}\n")
     unchecked.replace(path)
-    for old in _newest_first(directory)[KEEP:]:
+    keep_newest(directory, KEEP)
+    return path
+
+
+def keep_newest(directory: Path, n: int) -> None:
+    """Remove all but the newest `n` checkpoints."""
+    for old in _newest_first(directory)[n:]:
         old.unlink()
         _checksum_path(old).unlink(missing_ok=True)
-    return path
 
 
 class _Hashing(io.RawIOBase):

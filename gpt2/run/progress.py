@@ -34,6 +34,8 @@ class Progress:
         """Of training steps, of evaluation, of checkpoints."""
         self.laps: list[float] = []
         """ms per step of each line of the log."""
+        self.shared: list[bool] = []
+        """Of each, whether another process used the device meanwhile."""
         self.earlier_wall_s = 0.0
         """Of the processes before this one."""
         self.events: list[str] = []
@@ -54,6 +56,7 @@ class Progress:
             "eval_time_s": self.eval_clock.total_s,
             "checkpoint_time_s": self.save_clock.total_s,
             "laps": self.laps,
+            "shared": self.shared,
             "events": self.events,
         }
 
@@ -72,4 +75,5 @@ class Progress:
         self.save_clock.total_s = state.get("checkpoint_time_s", 0.0)
         self.earlier_wall_s = state["wall_time_s"]
         self.laps = state["laps"]
+        self.shared = state.get("shared", [False] * len(self.laps))
         self.events = state["events"]

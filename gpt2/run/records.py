@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,9 @@ SUMMARY: Schema = {
     **dict.fromkeys(("iters?", "tokens?", "params?", "overflows?"), _or_null(WHOLE)),
     **dict.fromkeys(("val_loss?", "val_bpb?", "train_loss?"), NUMBER),
     **dict.fromkeys(("ms_per_step?", "ms_per_step_iqr?", "tokens_per_s?", "mfu?", "peak_mem_gib?"), AMOUNT),
-    **dict.fromkeys(("train_time_s?", "eval_time_s?", "checkpoint_time_s?", "wall_time_s?", "startup_s?"), AMOUNT),
+    **dict.fromkeys(("train_time_s?", "eval_time_s?", "checkpoint_time_s?"), AMOUNT),
+    **dict.fromkeys(("wall_time_s?", "startup_s?", "waited_s?"), AMOUNT),
+    "timed?": {"lines": WHOLE, "shared": WHOLE, "clean": FLAG},
     "config_hash?": TEXT,
     "compile?": {"ran": TEXT, "asked?": TEXT, "mode?": _or_null(TEXT)},
     "gates?": _or_null(OBJECT),
@@ -133,6 +135,17 @@ def identity_beside(config: RunConfig, recorded: Json) -> Json:
 
 def _quoted(value: object) -> str:
     return shown(repr(value), 80)
+
+
+def timed(laps: Sequence[float], shared: Sequence[bool]) -> tuple[list[float], bool]:
+    """The ms per step that tell how fast a run is, of those of its lines of the log and whether each was `shared`.
+
+    The first line's steps are slower than the rest where anything still warms up, and so are those during which another
+    process used the device. Where nothing but these is left they count all the same, and the second value is False.
+    """
+    later = list(zip(laps, shared, strict=True))[1:] or list(zip(laps, shared, strict=True))
+    clean = [ms for ms, was_shared in later if not was_shared]
+    return clean or [ms for ms, _ in later], bool(clean)
 
 
 def read_tokenizer(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "laps": list,
     "events": list,
 }
-"""What every checkpoint of a run holds, in every version."""
+"""What every checkpoint of a run holds, in every version; the last may be without `_TO_GO_ON`."""
+
+_TO_GO_ON = ("optimizer", "scaler")
+"""What only a run with steps left needs."""
 
 
 def restore(parts: Parts, state: dict[str, Any], path: Path, *, config_hash: str) -> None:
@@ -34,24 +38,30 @@ def restore(parts: Parts, state: dict[str, Any], path: Path, *, config_hash: str
     Raises UserError, naming the file and what is wrong, where it is not this run's: `config_hash` is that of its
     provenance. Nothing has been changed then.
     """
-    _check_entries(state, path)
+    steps = parts.config.train.max_iters
+    is_last = state.get("step") == steps and not any(name in state for name in _TO_GO_ON)
+    _check_entries(state, path, without=_TO_GO_ON if is_last else ())
     if state["config_hash"] != config_hash:
         theirs, ours = state["config_hash"][:12], config_hash[:12]
         raise UserError(
             f"{path}: belongs to another run: its config_hash is {theirs}, and {ours} in provenance.json; put back "
             "this run's own checkpoint, or remove the run's directory to start over"
         )
-    steps = parts.config.train.max_iters
     if not 0 <= state["step"] <= steps or path.name != f"step-{state['step']:08d}.pt":
         raise UserError(f"{path}: holds step {state['step']}, of a run of MAX_ITERS={steps} steps; remove it")
-    _check_optimizer(parts.optimizer, state["optimizer"], path)
+    if not is_last:
+        _check_optimizer(parts.optimizer, state["optimizer"], path)
     load_weights(parts.model, state, origin=str(path))
+    if is_last:
+        return
     parts.optimizer.load_state_dict(state["optimizer"])
     parts.scaler.load_state_dict(state["scaler"])
 
 
-def _check_entries(state: dict[str, Any], path: Path) -> None:
+def _check_entries(state: dict[str, Any], path: Path, *, without: Collection[str]) -> None:
     for name, kind in _ENTRIES.items():
+        if name in without:
+            continue
         if name not in state:
             raise UserError(f"{path}: is no checkpoint of a run: it has no entry {name!r}")
         if not isinstance(state[name], kind):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +21,11 @@ from gpt2.config import RunConfig, identity_hash
 from gpt2.data.batches import Batch
 from gpt2.data.dataset import open_dataset
 from gpt2.machine.compilation import uncompile
+from gpt2.machine.device import select_device
+from gpt2.machine.sharing import SharedDevice
 from gpt2.optimizer import learning_rate
-from gpt2.run.checkpoint import load_newest, save_checkpoint
+from gpt2.run.behind import Behind, host_copy
+from gpt2.run.checkpoint import checkpoint_path, keep_newest, load_newest, save_checkpoint
 from gpt2.run.clock import process_age_s
 from gpt2.run.directory import clear
 from gpt2.run.journal import Journal
@@ -40,21 +45,29 @@ MAX_OVERFLOWS_IN_A_ROW = 20
 class Run:
     """One training run. It begins, or goes on from its newest whole checkpoint, as its directory has it.
 
-    Raises UserError where something asked for cannot be had, or the directory holds another run, which stays as it is.
+    `share`: in its device, where others want that too. Raises UserError where something asked for cannot be had, or the
+    directory holds another run, which stays as it is.
     """
 
-    def __init__(self, config: RunConfig, out: Path, *, given: Sequence[str] = ()) -> None:
+    def __init__(
+        self, config: RunConfig, out: Path, *, given: Sequence[str] = (), share: SharedDevice | None = None
+    ) -> None:
         self.config = config
         self.out = out
         dataset = open_dataset(config.data)
         identity = run_identity(config, dataset)
         goes_on = check_identity(out, identity)
-        self.parts = Parts(config, dataset)
+        self.share = share or SharedDevice(None, select_device(config.train.device))
+        with self.share.beside():
+            self.parts = Parts(config, dataset)
         self.progress = Progress(self.parts.device)
         self.startup_s: float | None = None
-        """From the start of the process until it was ready for its first step."""
+        """From the start of the process until it was ready for its first step, without waiting for the device."""
+        self.waited_s = 0.0
+        """For the device."""
         self.checkpoints: list[Path] = []
-        """What this process has written or gone on from, newest last."""
+        """What this process has written, begun to write, or gone on from, newest last."""
+        self._writing = Behind()
         self.unread: list[Tensor] = []
         """Loss and gradient norm of the newest steps, still on the device: reading one makes the loop wait for it."""
         self._saved = self._position
@@ -91,7 +104,11 @@ class Run:
         self.progress.step += 1
 
     def read(self) -> None:
-        """Wait for the steps that are not read yet. Raises NonFiniteError where one of them was not finite."""
+        """Wait for the steps that are not read yet. Raises NonFiniteError where one of them was not finite.
+
+        What went wrong in writing a checkpoint is raised here too.
+        """
+        self._writing.check()
         steps = torch.stack(self.unread).tolist() if self.unread else []
         self.unread.clear()
         first = self.step - len(steps)
@@ -119,6 +136,7 @@ class Run:
         p.clock.last_lap_s = p.clock.total_s
         p.pending.clear()
         p.laps.append(ms)
+        p.shared.append(self.share.was_shared())
         finite = [loss for loss in losses if math.isfinite(loss)]
         p.train_loss = statistics.fmean(finite) if finite else None
         self.journal.train(
@@ -130,6 +148,7 @@ class Run:
             ms_per_step=round(ms, 3),
             speed=speed(self.parts, ms),
             time_s=round(p.clock.total_s, 3),
+            shared=p.shared[-1],
         )
         self.log_gates()
 
@@ -154,19 +173,23 @@ class Run:
         )
 
     def save(self) -> None:
-        """Leave a checkpoint of the present step."""
-        with self.progress.save_clock.running():
-            state = {
-                **self.progress.state_dict(),
-                "wall_time_s": self.wall_s(),
-                "config_hash": self.config_hash,
-                "model_config": dataclasses.asdict(self.config.model),
-                "model": self.parts.model.state_dict(),
-                "optimizer": self.parts.optimizer.state_dict(),
-                "scaler": self.parts.scaler.state_dict(),
-            }
-            self.checkpoints.append(save_checkpoint(self.out / "checkpoints", self.step, state))
+        """Begin to write a checkpoint of the present step, from a copy. `wait_until_saved` waits for it.
+
+        The last one is as CHECKPOINT_KEEP has it: nobody goes on from there.
+        """
+        keep = self.config.train.checkpoint_keep if self._is_at_end else "all"
+        if keep != "none":
+            with self.progress.save_clock.running():
+                self._writing.wait()
+                state = host_copy(self._state(weights_only=keep == "weights"))
+                directory, step = self.out / "checkpoints", self.step
+                self._writing.do(lambda: save_checkpoint(directory, step, state))
+            self.checkpoints.append(checkpoint_path(directory, step))
         self._saved = self._position
+
+    def wait_until_saved(self) -> None:
+        """Wait until every checkpoint is on the disk. Raises what went wrong in writing it."""
+        self._writing.wait()
 
     @property
     def is_saved(self) -> bool:
@@ -174,8 +197,19 @@ class Run:
         return self._saved == self._position
 
     @property
+    def _is_at_end(self) -> bool:
+        """Whether all steps are taken, and the last is evaluated."""
+        return self.step == self.progress.val_step == self.config.train.max_iters
+
+    @property
     def _position(self) -> tuple[int, int | None]:
         return self.step, self.progress.val_step
+
+    def take_turn(self) -> None:
+        """Take the device, when whoever trains on it has ended."""
+        began = time.monotonic()
+        self.share.take_turn(lambda: self.event("waiting", "is ready, and waits for the device"))
+        self.waited_s = time.monotonic() - began
 
     def event(self, event: str, message: str) -> None:
         """Something that happened."""
@@ -201,6 +235,7 @@ class Run:
                 **found,
                 "wall_time_s": self.wall_s(),
                 "startup_s": self.startup_s,
+                "waited_s": self.waited_s,
                 "config_hash": self.config_hash,
                 "compile": {
                     "asked": t.compile,
@@ -210,11 +245,27 @@ class Run:
                 "events": self.progress.events,
             },
         )
+        keep = {"all": None, "weights": 1, "none": 0}[t.checkpoint_keep]
+        if status == "done" and keep is not None:
+            keep_newest(self.out / "checkpoints", keep)
         return status
 
     def wall_s(self) -> float:
         """Seconds that the run's processes have been there."""
         return self.progress.earlier_wall_s + process_age_s()
+
+    def _state(self, *, weights_only: bool) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        state = {
+            **self.progress.state_dict(),
+            "wall_time_s": self.wall_s(),
+            "config_hash": self.config_hash,
+            "model_config": dataclasses.asdict(self.config.model),
+            "model": self.parts.model.state_dict(),
+        }
+        if not weights_only:
+            state |= {"optimizer": self.parts.optimizer.state_dict(), "scaler": self.parts.scaler.state_dict()}
+        return state
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint, or from the beginning if there is none."""
@@ -231,6 +282,7 @@ class Run:
 
     def _nonfinite(self, what: str, batches: Sequence[Batch], step: int) -> NonFiniteError:
         """The error that says where a number stopped being finite in `step`, and what there is to go back to."""
+        self.wait_until_saved()
         uncompile(self.parts.model)
         where = first_nonfinite(self.parts.model, batches, self.parts.device, self.config.train)
         good = [path for path in self.checkpoints if path.exists() and path.name < f"step-{step:08d}.pt"]

@@ -9,6 +9,7 @@ from typing import Any
 from gpt2.machine.device import peak_memory_gib
 from gpt2.run.parts import Parts
 from gpt2.run.progress import Progress
+from gpt2.run.records import timed
 
 
 def speed(parts: Parts, ms: float) -> dict[str, float | None]:
@@ -20,8 +21,7 @@ def speed(parts: Parts, ms: float) -> dict[str, float | None]:
 
 def numbers(parts: Parts, progress: Progress) -> dict[str, Any]:
     """The numbers of summary.json, as far as there are any: the others are None."""
-    # The first line's steps are slower than the rest where anything still warms up.
-    laps = progress.laps[1:] or progress.laps
+    laps, is_clean = timed(progress.laps, progress.shared)
     ms = statistics.median(laps) if laps else None
     quartiles = statistics.quantiles(laps, n=4) if len(laps) > 1 else None
     return {
@@ -32,6 +32,7 @@ def numbers(parts: Parts, progress: Progress) -> dict[str, Any]:
         "train_loss": progress.train_loss,
         "ms_per_step": ms,
         "ms_per_step_iqr": quartiles[2] - quartiles[0] if quartiles else None if ms is None else 0.0,
+        "timed": {"lines": len(progress.laps), "shared": sum(progress.shared), "clean": is_clean},
         **({"tokens_per_s": None, "mfu": None} if ms is None else speed(parts, ms)),
         "peak_mem_gib": peak_memory_gib(parts.device),
         "train_time_s": progress.clock.total_s,

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
+from torch import nn
 
 from gpt2.base.errors import one_line
 from gpt2.data.batches import Batch
 from gpt2.machine.compilation import compile_attempts, uncompile
-from gpt2.machine.device import autocast, synchronize
+from gpt2.machine.device import autocast, synchronize, within_free_memory
+from gpt2.machine.sharing import SharedDevice
 from gpt2.run.parts import Parts
+
+
+def get_ready_beside(parts: Parts, share: SharedDevice, tell: Callable[[str, str], None]) -> bool:
+    """`compile_and_warm_up` beside whoever trains on the device. False where there is not the memory for both."""
+    try:
+        with share.beside(), nullcontext() if share.has_turn else within_free_memory(parts.device):
+            compile_and_warm_up(parts, tell)
+    except torch.OutOfMemoryError:
+        if share.has_turn:
+            raise
+        uncompile(parts.model)
+        torch.compiler.reset()
+        parts.zero_grad()
+        gc.collect()
+        torch.cuda.empty_cache()
+        return False
+    return True
 
 
 def compile_and_warm_up(parts: Parts, differs: Callable[[str, str], None]) -> None:
@@ -44,6 +65,11 @@ def _warm_up(parts: Parts, batch: Batch) -> None:
         with autocast(parts.device, t.dtype):
             loss = parts.loss(*batch)
         loss.backward()
+    nn.utils.clip_grad_norm_(parts.parameters, 1.0)
+    # A step that is skipped, as one whose gradient is not finite is: its kernel and the moments' memory are there then.
+    parts.optimizer.found_inf = torch.ones((), device=parts.device)  # type: ignore[attr-defined]
+    parts.optimizer.step()
+    del parts.optimizer.found_inf  # type: ignore[attr-defined]
     parts.zero_grad()
     parts.model.eval()
     with torch.no_grad(), autocast(parts.device, t.dtype):

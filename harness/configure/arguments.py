@@ -18,3 +18,15 @@ def names_of(flag: str, known: Collection[str]) -> Callable[[str], list[str]]:
         return names
 
     return parse
+
+
+def counts_of(flag: str) -> Callable[[str], list[int]]:
+    """An argparse `type`: whole numbers above 0, separated by commas. UserError for anything else."""
+
+    def parse(text: str) -> list[int]:
+        parts = text.split(",")
+        if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
+            raise UserError(f"{flag} {text}: must be whole numbers above 0, separated by commas")
+        return [int(part) for part in parts]
+
+    return parse

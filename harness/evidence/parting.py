@@ -19,7 +19,7 @@ from gpt2.base.files import read_json
 from gpt2.run.checkpoint import read_checkpoint
 from harness.evidence.store import Json, read_metrics
 
-TIMES = frozenset({"ms_per_step", "tokens_per_s", "mfu", "time_s"})
+TIMES = frozenset({"ms_per_step", "tokens_per_s", "mfu", "time_s", "shared"})
 """Keys of metrics lines that no two runs have in common."""
 
 ABSENT = "absent"

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gpt2.run.records import timed
 from harness.evidence.store import Json
 
 _MAY_BE_NULL = {"error", "mfu", "val_bpb", "gates", "compile"}
@@ -21,7 +22,7 @@ _MAY_BE_NULL = {"error", "mfu", "val_bpb", "gates", "compile"}
 _NUMBERS = (
     *("iters", "tokens", "val_loss", "val_bpb", "train_loss", "ms_per_step", "ms_per_step_iqr", "tokens_per_s", "mfu"),
     *("peak_mem_gib", "train_time_s", "eval_time_s", "checkpoint_time_s", "wall_time_s", "startup_s", "params"),
-    "overflows",
+    *("overflows", "waited_s"),
 )
 """Of a summary."""
 
@@ -105,8 +106,7 @@ def differ(name: str, found: Any, expected: Any, tolerance: float = 0) -> Iterat
 def _time_errors(summary: Json, lines: Sequence[Json]) -> Iterator[str]:
     """Lines are rounded, so that these are alike only."""
     train = [line for line in lines if line["kind"] == "train"]
-    laps = [line["ms_per_step"] for line in train]
-    laps = laps[1:] or laps
+    laps, is_clean = timed([line["ms_per_step"] for line in train], [line.get("shared", False) for line in train])
     if not laps:
         return
     quartiles = statistics.quantiles(laps, n=4) if len(laps) > 1 else [0.0, 0.0, 0.0]
@@ -115,6 +115,9 @@ def _time_errors(summary: Json, lines: Sequence[Json]) -> Iterator[str]:
         "ms_per_step_iqr": (quartiles[2] - quartiles[0], 2 * _ROUNDED),
         "train_time_s": (train[-1]["time_s"], _ROUNDED),
     }
+    shared = sum(bool(line.get("shared")) for line in train)
+    if "timed" in summary:
+        yield from differ("timed", summary["timed"], {"lines": len(train), "shared": shared, "clean": is_clean})
     for name, (value, rounded) in found.items():
         said = summary.get(name)
         if said is None or abs(said - value) > rounded:

@@ -21,7 +21,7 @@ training compute (Kaplan et al. 2020), so that 1 % of compute buys about 0.05 % 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,16 @@ from typing import Any
 import numpy as np
 from scipy import integrate, optimize, stats
 
-from harness.evidence.store import Arm, Experiment, RunRecord, compile_ran, device_name, own_symbols, write_csv
+from harness.evidence.store import (
+    Arm,
+    Experiment,
+    RunRecord,
+    compile_ran,
+    device_name,
+    has_clean_times,
+    own_symbols,
+    write_csv,
+)
 
 ALPHA = 0.05
 """Level of the tests; intervals are 95 %."""
@@ -83,6 +92,8 @@ METRICS = (
     Metric(name="train_time_s", label="training time", unit="s", margin=0.01),
 )
 """What is compared, in the order of comparison.csv."""
+
+_TIMES = ("ms_per_step", "tokens_per_s", "train_time_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +277,7 @@ def _compare(arm: Arm, other: Arm, metric: Metric, note: str) -> Comparison:
     )
 
 
-def _spoiled(pairs: Iterable[tuple[RunRecord, RunRecord]], metric: Metric) -> list[str]:
+def _spoiled(pairs: Sequence[tuple[RunRecord, RunRecord]], metric: Metric) -> list[str]:
     """What differs within pairs and makes a metric's difference mean something else, as `compile differs: a vs b`."""
     facts = {"data": data_hash}
     if metric.is_cost:
@@ -277,6 +288,8 @@ def _spoiled(pairs: Iterable[tuple[RunRecord, RunRecord]], metric: Metric) -> li
         for run, reference in pairs
         if fact(run) != fact(reference)
     }
+    if metric.name in _TIMES and (shared := [x.name for pair in pairs for x in pair if not has_clean_times(x)]):
+        differing[f"times of a device that others used meanwhile: {_some(shared)}"] = None
     return list(differing)
 
 

@@ -257,6 +257,17 @@ def compile_ran(run: RunRecord) -> str | None:
     return shown(compiled["ran"] if mode == "default" else f"{compiled['ran']}, {mode}")
 
 
+def lines_beside_others(run: RunRecord) -> str | None:
+    """How many lines of a run's log are of steps during which another process used the device: "3 of 50"."""
+    timed = (run.summary or {}).get("timed")
+    return None if timed is None else f"{timed['shared']} of {timed['lines']}"
+
+
+def has_clean_times(run: RunRecord) -> bool:
+    """Whether ms per step is of steps during which nobody else used the device, as far as is recorded."""
+    return bool((run.summary or {}).get("timed", {}).get("clean", True))
+
+
 def device_name(run: RunRecord) -> str | None:
     """The device a run was trained on, such as "NVIDIA H100 80GB HBM3"."""
     return None if run.provenance is None else shown(run.provenance["hardware"]["device_name"])

@@ -28,7 +28,8 @@ from gpt2.run.directory import hold
 from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, PlannedRun, run_directory
 from harness.launch.launchers import POLL_S, end, start_local
-from harness.launch.runner import sigterm_is_ctrl_c, why_it_failed
+from harness.launch.runner import sigterm_is_ctrl_c
+from harness.launch.running import why_it_failed
 
 STEPS = 12
 """Of a trial: six log lines of two, of which a run's median leaves out the first."""

@@ -1,9 +1,9 @@
 """The process that runs are forked off: it imports once what a run needs, and forks a trainer whenever it is told.
 
-harness/launch/launchers.py starts it, and writes requests to its stdin: a line of JSON each, with the trainer's
-`arguments`, its `log`, the `directory` that it works in, and its `environment`. It answers with the pid and, when that
-has ended, the exit code, a line each, one trainer at a time. A trainer keeps this stdin, and so notices when whoever
-writes to it is gone.
+harness/launch/launchers.py starts it, and writes requests to its stdin: a line of JSON each, with a `name`, the
+trainer's `arguments`, its `log`, the `directory` that it works in, and its `environment`. It answers with a line of
+JSON when it has forked a trainer, {"name", "pid"}, and one when that has ended, {"name", "exitcode"}. A trainer keeps
+this stdin, and so notices when whoever writes to it is gone.
 
 Nothing of harness/ is imported here: runs depend on gpt2/ alone, also while the rest is edited.
 """
@@ -13,9 +13,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,19 +31,29 @@ def main() -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # what an import prints is no answer
     _import()
-    # Not a byte more than the line: a trainer shares what is left.
-    while True:
-        line, lock = _read_request()
-        if not line:
-            break
-        pid = os.fork()
-        if pid == 0:
-            answers.close()
-            return _become_trainer(lock=lock, **json.loads(line))
-        os.close(lock)
-        print(pid, file=answers)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), file=answers)
+    names: dict[int, str] = {}
+    with _wakes_at_ends_of_children() as ends:
+        while True:
+            ready, _, _ = select.select([0, ends], [], [])
+            if ends in ready:
+                os.read(ends, 1000)
+                for pid, exitcode in _ended():
+                    print(json.dumps({"name": names.pop(pid), "exitcode": exitcode}), file=answers)
+            if 0 not in ready:
+                continue
+            line, lock = _read_request()
+            if not line:
+                return
+            request = json.loads(line)
+            name = request.pop("name")
+            pid = os.fork()
+            if pid == 0:
+                break
+            names[pid] = name
+            os.close(lock)
+            print(json.dumps({"name": name, "pid": pid}), file=answers)
+    answers.close()
+    _become_trainer(lock=lock, **request)
 
 
 def _import() -> None:
@@ -53,8 +66,39 @@ def _import() -> None:
         importlib.import_module(name)
 
 
+@contextmanager
+def _wakes_at_ends_of_children() -> Iterator[int]:
+    """The end of a pipe that there is something to read from when a child has ended. Of this process alone."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        yield read
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        os.close(read)
+        os.close(write)
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """Pid and exit code of the children that have ended since the last call."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)
+
+
 def _read_request() -> tuple[bytes, int]:
-    """The next line of stdin, nothing at its end, and the lock that comes with it."""
+    """The next line of stdin, nothing at its end, and the lock that comes with it.
+
+    Not a byte more than the line: a trainer shares what is left.
+    """
     line, lock = b"", -1
     with socket.socket(fileno=os.dup(0)) as stdin:
         while not line.endswith(b"\n"):
@@ -83,6 +127,8 @@ def _become_trainer(arguments: Sequence[str], log: str, directory: str, environm
     from gpt2.base.errors import run_command
     from gpt2.machine import source
 
+    if threads := environment.get("OMP_NUM_THREADS"):  # which is read where torch is imported
+        torch.set_num_threads(int(threads))
     # Edited since it was imported: a run's record names the code as it lies there, so that is what has to run.
     edited = source.source_hash() != source.IMPORTED
     # Or something that was imported has looked for GPUs in a way that keeps forked processes from using them.

@@ -8,6 +8,7 @@ macOS, where forking is not safe) the run imports for itself, and fails for itse
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -16,7 +17,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,8 +47,42 @@ class Trainer(Protocol):
         """Signal it, if it has not ended."""
 
 
-def start_local(run: PlannedRun, lock: RunLock, given: Sequence[str] = ()) -> Trainer:
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A share of a device."""
+
+    device: str = ""
+    """For people: "GPU 0", "cpu"."""
+
+    turn: int | None = None
+    """Which of the device's turns; None where nobody waits for anybody."""
+
+    turns: Path | None = None
+    """Where the device's turns are kept; None for the place of the machine's GPUs."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """By which a trainer finds its device, and its share of the cores."""
+
+    @property
+    def name(self) -> str:
+        """The device, and which of its shares, but for the first: "GPU 0", "GPU 0 (2)"."""
+        return f"{self.device} ({self.turn + 1})" if self.turn else self.device
+
+    @property
+    def arguments(self) -> list[str]:
+        """A trainer's."""
+        arguments = [] if self.turn is None else ["--turn", str(self.turn)]
+        return arguments if self.turns is None else [*arguments, "--turns", str(self.turns.absolute())]
+
+
+ANYWHERE = Slot()
+"""For one run, on its own."""
+
+
+def start_local(run: PlannedRun, lock: RunLock, given: Sequence[str] = (), slot: Slot = ANYWHERE) -> Trainer:
     """Start the trainer of `run` on this machine; what it prints goes to the run's train.log.
+
+    It trains in `slot`, when whoever trains there has ended.
 
     It works by the configuration in the run's directory, which this process holds by `lock` and shares with it.
 
@@ -55,11 +91,13 @@ def start_local(run: PlannedRun, lock: RunLock, given: Sequence[str] = ()) -> Tr
     given for the record.
     """
     arguments = ["--stop-with-parent", "--config", str(run.path / "config"), "--out", str(run.path)]
+    arguments += slot.arguments
     if given:
         arguments += ["--record", *given]
     log = (run.path / "train.log").absolute()
     log.touch()
     environment = {"PYTHONUNBUFFERED": "1", **os.environ, "TORCHINDUCTOR_CACHE_DIR": str(compiler_cache(run))}
+    environment |= slot.environment
     request: dict[str, Any] = {
         "arguments": arguments,
         "log": str(log),
@@ -107,9 +145,13 @@ class _ForkServer:
     def __init__(self) -> None:
         self._process: Process | None = None
         self._socket: socket.socket | None = None
+        self._names = itertools.count()
+        self._unread = b""
+        self._said: dict[str, dict[str, int]] = {}
+        """What it has answered, by name: "pid", and then "exitcode"."""
 
     def process(self) -> Process:
-        """The process, with its answers in `stdout`."""
+        """The process."""
         if self._process is None or self._process.poll() is not None:
             self.give_up()
             self._socket, theirs = socket.socketpair()
@@ -121,13 +163,47 @@ class _ForkServer:
                     stderr=subprocess.DEVNULL,  # if it fails, so will the run, and say why
                     start_new_session=True,
                 )
+                self._unread = b""
         return self._process
 
-    def send(self, line: bytes, fd: int) -> None:
-        """Send a line, and with it a file descriptor. BrokenPipeError if the process has ended."""
+    def ask(self, request: dict[str, Any], lock: int) -> str:
+        """Ask for a trainer. Returns the name by which `said` tells of it."""
+        name = str(next(self._names))
+        self._said[name] = {}
+        line = json.dumps(request | {"name": name}).encode() + b"\n"
+        self.process()
         assert self._socket is not None
-        socket.send_fds(self._socket, [line[:1]], [fd])
-        self._socket.sendall(line[1:])
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended: `said` will tell
+            socket.send_fds(self._socket, [line[:1]], [lock])
+            self._socket.sendall(line[1:])
+        return name
+
+    def said(self, name: str, of: Process) -> tuple[dict[str, int], bool]:
+        """What is known of a trainer, and whether there is nobody left who would say more. `of`: whom it was asked."""
+        if of is not self._process:
+            return self._said[name], True
+        assert of.stdout is not None
+        while select.select([of.stdout], [], [], 0)[0]:
+            answer = os.read(of.stdout.fileno(), 4096)
+            *lines, self._unread = (self._unread + answer).split(b"\n")
+            for line in lines:
+                told = json.loads(line)
+                self._said[told.pop("name")] |= told
+            if not answer:
+                self.give_up()
+                return self._said[name], True
+        return self._said[name], False
+
+    @property
+    def has_forked(self) -> bool:
+        """Whether it has imported everything, and forks whatever it is asked for at once."""
+        return any("pid" in said for said in self._said.values())
+
+    def cancel(self, sig: int) -> None:
+        """End it before it has forked anything. What it was asked for counts as ended by a signal."""
+        for said in self._said.values():
+            said.setdefault("exitcode", -sig)
+        self.give_up()
 
     def give_up(self) -> None:
         """End it, if it has not ended. What it has forked notices, and stops."""
@@ -148,55 +224,45 @@ class _Forked:
         self._request = request
         self._lock = lock
         self._parent = _forkserver.process()
-        self._answers = b""
-        self._pid: int | None = None
-        self._orphaned = False
-        """Whether the fork server has ended, so that nobody tells how the trainer does."""
+        self._name = _forkserver.ask(request, lock)
         self._instead: Process | None = None
         """What trains if the fork server ends before it has forked."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended: `poll` will see it
-            _forkserver.send(json.dumps(request).encode() + b"\n", lock)
+        self._signal: int | None = None
+        """To be sent as soon as it is forked."""
 
     def poll(self) -> int | None:
         if self.returncode is not None:
             return self.returncode
-        self._listen()
         if self._instead is not None:
             self.returncode = self._instead.poll()
-        elif self._orphaned and not _is_alive(self._pid):
+            return self.returncode
+        known, is_orphaned = _forkserver.said(self._name, self._parent)
+        if self._signal is not None and "pid" in known:
+            signal_, self._signal = self._signal, None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(known["pid"], signal_)
+        if "exitcode" in known:
+            self.returncode = known["exitcode"]
+        elif is_orphaned and "pid" not in known:
+            self._instead = _plain(lock=self._lock, **self._request)
+        elif is_orphaned and not _is_alive(known["pid"]):
             self.returncode = 1
         return self.returncode
 
     def send_signal(self, sig: int) -> None:
         if self.poll() is not None:
             return
+        known, _ = _forkserver.said(self._name, self._parent)
         if self._instead is not None:
             self._instead.send_signal(sig)
-        elif self._pid is not None:
+        elif "pid" in known:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
-                os.kill(self._pid, sig)
+                os.kill(known["pid"], sig)
+        elif _forkserver.has_forked:
+            self._signal = sig
         else:
-            _forkserver.give_up()
+            _forkserver.cancel(sig)
             self.returncode = -sig
-
-    def _listen(self) -> None:
-        """Take in what the fork server has answered."""
-        assert self._parent.stdout is not None
-        while not self._orphaned and self._instead is None and select.select([self._parent.stdout], [], [], 0)[0]:
-            answer = os.read(self._parent.stdout.fileno(), 1000)
-            self._answers += answer
-            lines = self._answers.split(b"\n")[:-1]
-            if lines:
-                self._pid = int(lines[0])
-            if len(lines) > 1:
-                self.returncode = int(lines[1])
-                return
-            if not answer:
-                _forkserver.give_up()
-                if self._pid is None:
-                    self._instead = _plain(lock=self._lock, **self._request)
-                else:
-                    self._orphaned = True
 
 
 def _is_alive(pid: int | None) -> bool:

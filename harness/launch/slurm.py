@@ -23,7 +23,8 @@ from harness.configure.plan import Plan, PlannedRun
 from harness.configure.slurm import SlurmConfig
 from harness.evidence.store import load_experiment, write_summary_csv
 from harness.launch import slurm_queue as queue
-from harness.launch.runner import MetricsTail, get_ready_to_run, sigterm_is_ctrl_c, why_it_failed
+from harness.launch.runner import get_ready_to_run, sigterm_is_ctrl_c
+from harness.launch.running import MetricsTail, why_it_failed
 from harness.launch.slurm_submit import NotTaken, submit, submitit
 from harness.launch.terminal import LiveView
 
@@ -41,8 +42,9 @@ STOP_S = 2.0
 def run_plan(plan: Plan, config: SlurmConfig, given: Sequence[Assignment] = ()) -> int:
     """As runner.run_plan, and raises UserError too where there is no Slurm, or it takes no job at all."""
     require()
-    identities = get_ready_to_run(plan)
-    with LiveView([(run.name, run.config.train.max_iters) for run in plan.runs]) as view, sigterm_is_ctrl_c():
+    identities, _ = get_ready_to_run(plan)
+    names = [(run.name, run.config.train.max_iters) for run in plan.runs]
+    with LiveView(names, slots=config.max_jobs or len(names)) as view, sigterm_is_ctrl_c():
         ablation = _Ablation(plan, config, [f"{a.symbol}={a.value}" for a in given], identities, view)
         try:
             return ablation.run()
@@ -112,6 +114,9 @@ class _Ablation:
                 self._submit()
                 self._next_try = time.monotonic() + TRY_S
             self._follow()
+            if self._failed and not self._plan.base.symbols["KEEP_GOING"]:
+                self.stop()
+                return 1
             time.sleep(POLL_S)
         self._tabulate()
         return 1 if self._failed else 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from harness.evidence.stats import ALPHA, MIN_SEEDS, Comparison, identity_differences, reference_of
-from harness.evidence.store import Experiment, RunRecord, compile_ran
+from harness.evidence.store import Experiment, RunRecord, compile_ran, lines_beside_others
 
 DASH = "–"  # noqa: RUF001 - an empty cell
 MINUS = "−"  # noqa: RUF001 - as wide as the plus
@@ -128,20 +128,26 @@ def run_table(experiment: Experiment) -> Table:
         value = run.value(metric)
         return DASH if value is None else decimal(value, digits)
 
-    shown = {"iters": 0, "val_loss": 4, "train_loss": 4, "ms_per_step": 1, "peak_mem_gib": 2, "train_time_s": 0}
+    before = {"iters": 0, "val_loss": 4, "train_loss": 4, "ms_per_step": 1}
+    after = {"peak_mem_gib": 2, "train_time_s": 0}
     return Table(
         title="Runs",
-        columns=["run", "status", "steps", "val. loss", "train loss", "ms/step", "GiB", "seconds", "config"],
+        columns=["run", "status", "steps", "val. loss", "train loss", "ms/step", "shared", "GiB", "seconds", "config"],
         rows=[
             [
                 run.name,
                 run.status,
-                *(cell(run, metric, digits) for metric, digits in shown.items()),
+                *(cell(run, metric, digits) for metric, digits in before.items()),
+                lines_beside_others(run) or DASH,
+                *(cell(run, metric, digits) for metric, digits in after.items()),
                 str((run.provenance or {}).get("config_hash", DASH))[:8],
             ]
             for run in experiment.runs
         ],
         text_columns=2,
+        note="Shared: lines of the log during which another process of this harness used the device, such as the next "
+        "run while it got ready. Times per step are of the other lines, where there are any; times of a run without "
+        "are not compared.",
     )
 
 

@@ -20,6 +20,7 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.dotconfig import Resolved
 from gpt2.run import parts as parts_module
+from gpt2.run import warm_up
 from gpt2.run.parts import Parts
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop
@@ -29,7 +30,7 @@ from gpt2.train_ra_mla import train as train_run
 from gpt2.train_ra_mla import train_step
 from tests.tiny import tiny
 
-TIMES = {"ms_per_step", "tokens_per_s", "time_s", "mfu"}
+TIMES = {"ms_per_step", "tokens_per_s", "time_s", "mfu", "shared"}
 
 
 def train(resolved: Resolved, out: Path, stop: Stop | None = None) -> dict[str, Any]:
@@ -365,7 +366,7 @@ def test_after_the_warm_up_nothing_is_compiled_again(tmp_path: Path, monkeypatch
         compile_and_warm_up(*args)
         torch._dynamo.config.error_on_recompile = True
 
-    monkeypatch.setattr(train_ra_mla, "compile_and_warm_up", then_forbid)
+    monkeypatch.setattr(warm_up, "compile_and_warm_up", then_forbid)
     with torch._dynamo.config.patch(error_on_recompile=False):
         assert train_run(run, Stop()) == "done"
     assert summary(tmp_path / "run")["compile"] == {"asked": "model", "ran": "model", "mode": "default"}

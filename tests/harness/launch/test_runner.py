@@ -19,7 +19,8 @@ from gpt2.base.files import ROOT
 from gpt2.dotconfig import Assignment
 from harness.configure.kconfig import DOTCONFIG
 from harness.configure.plan import Plan, make_plan
-from harness.launch.runner import MetricsTail, run_plan
+from harness.launch.runner import run_plan
+from harness.launch.running import MetricsTail
 from tests.tiny import tiny
 
 

@@ -15,7 +15,7 @@ import pytest
 from gpt2.run.directory import hold
 from gpt2.run.lock import HeldElsewhere, RunLock
 from harness.configure.plan import make_plan
-from harness.launch import runner
+from harness.launch import pipeline, running
 from harness.launch.runner import run_plan
 from harness.launch.status import print_status
 from tests.harness.launch.checkout import Checkout, processes, wait_for
@@ -54,7 +54,7 @@ def test_what_is_left_of_a_run_that_was_held_elsewhere_is_trained(
         stdin=subprocess.PIPE,
     )
     wait_for(lambda: RunLock.is_held(plan.runs[0].path), "it is not held")
-    monkeypatch.setattr("harness.launch.runner._wait_for_one_of", lambda runs: holder.communicate())
+    monkeypatch.setattr("harness.launch.pipeline._wait_for_one_of", lambda runs, until: holder.communicate())
     assert run_plan(plan) == 0
     assert all(run.is_done for run in plan.runs)
 
@@ -67,15 +67,15 @@ def test_what_another_make_has_trained_there_with_other_settings_is_not_taken_fo
     settings = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "1", "ABLATION_SEEDS": "1"}
     plan, other = (make_plan(tiny(tmp_path, MAX_ITERS=iters, **settings)) for iters in ("12", "13"))
     attempts = iter([HeldElsewhere("it is being trained")])
-    held = runner.hold
+    held = running.hold
 
     def held_at_first(path: Path) -> Any:
         for error in attempts:
             raise error
         return held(path)
 
-    monkeypatch.setattr(runner, "hold", held_at_first)
-    monkeypatch.setattr(runner, "_wait_for_one_of", lambda runs: run_plan(other))
+    monkeypatch.setattr(running, "hold", held_at_first)
+    monkeypatch.setattr(pipeline, "_wait_for_one_of", lambda runs, until: run_plan(other))
     assert run_plan(plan) == 1
     printed = capsys.readouterr().out
     assert "FAILED" in printed
