@@ -22,7 +22,7 @@ from harness.launch.slurm_job import Training
 from harness.launch.slurm_queue import FOLDER, write_job
 
 SIGNAL = "USR1"
-"""What Slurm sends before it ends a job, as submitit asks it to."""
+"""What Slurm sends before it ends a job. submitit has another, and takes this one from the job's environment."""
 
 REQUEUES = 1_000_000
 """How often a run may reach its time limit: as often as it likes."""
@@ -34,8 +34,6 @@ class NotTaken(Exception):
 
 def submitit() -> Any:
     """The module. UserError if it is not installed."""
-    # It takes its signal from there, when it is imported.
-    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = SIGNAL
     try:
         import submitit
     except ImportError:
@@ -96,11 +94,17 @@ def parameters(name: str, config: SlurmConfig, folder: Path, jobs: int) -> dict[
     """What submitit is told of an array of so many jobs, in the words of `SlurmExecutor`."""
     # One job is no array.
     log = folder / ("%a/%A_%a" if jobs > 1 else "0/%j")
-    more: dict[str, Any] = {"requeue": True, "output": f"{log}.out", "error": f"{log}.out", **config.extra}
+    signal = f"{SIGNAL}@{config.signal_s}"
+    more: dict[str, Any] = {
+        "requeue": True,
+        "signal": signal,
+        "output": f"{log}.out",
+        "error": f"{log}.out",
+        **config.extra,
+    }
     found = {
         "job_name": name,
         "time": config.minutes,
-        "signal_delay_s": config.signal_s,
         "nodes": config.nodes,
         "ntasks_per_node": 1,
         "cpus_per_task": config.cpus,
