@@ -69,12 +69,12 @@ class Training:
 
     def checkpoint(self) -> Any:
         """Stop the trainer. Returns what the job does when it comes back, or None if it need not."""
-        from submitit.helpers import DelayedSubmission
-
         self._stop()
         ended = self._wait(self.signal_s - RESERVE_S)
         if self._for_good or ended in (0, 1, 2):  # it has finished, or failed: another time would be no better
             return None
+        from submitit.helpers import DelayedSubmission
+
         fresh = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return DelayedSubmission(Training(**fresh))
 
