@@ -71,6 +71,7 @@ def main() -> int:
     if is_rank() and config.train.processes > 1:
         train_as_rank(resolved, args, stop)
     with hold(args.out, args.lock_fd) as lock:
+        lock.keep()
         with beginning(args.out):
             if has_finished(config, args.out):
                 return 0
@@ -84,6 +85,8 @@ def main() -> int:
                     share.keep_turn(lambda: print("waits for its devices", flush=True))
                 return train_in_ranks(Path(__file__), arguments, config.train.processes, args.out, lock.fd, stop)
             run = Run(config, args.out, given=args.record, share=share_of(device, config, args))
+            if lock.took_over:
+                run.differs("taken_over", lock.took_over)
             resolved.write(args.out / "config")
         status = train(run, stop)
     return STATUS[status]
@@ -114,7 +117,9 @@ def train_as_rank(resolved: dotconfig.Resolved, args: argparse.Namespace, stop: 
     try:
         ranks = join(config.train.device, config.train.processes)
         agreed = AgreedStop(ranks, place, wish=stop)
-        with hold(out, args.lock_fd) if ranks.is_first else nullcontext():
+        with hold(out, args.lock_fd) if ranks.is_first else nullcontext() as lock:
+            if lock is not None:
+                lock.keep()
             if ranks.from_first(lambda: has_finished(config, out)):
                 status = "done"
             else:
@@ -123,8 +128,10 @@ def train_as_rank(resolved: dotconfig.Resolved, args: argparse.Namespace, stop: 
                     # On a processor, all of them are on one device.
                     share = share_of(device, config, args) if device.type == "cuda" else None
                     run = Run(config, out, given=args.record, ranks=ranks, share=share)
-                    if ranks.is_first:
+                    if lock is not None:
                         resolved.write(out / "config")
+                        if lock.took_over:
+                            run.differs("taken_over", lock.took_over)
                 status = train(run, agreed)
             ranks.gather(status)  # the others are as far as that
         agreed.leave()

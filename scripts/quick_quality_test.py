@@ -66,7 +66,7 @@ def main() -> int:
 def _test(plan: Plan, model: str, overrides: Sequence[Assignment]) -> int:
     # torch takes seconds to import, and a mistake on the command line should not have to wait for it.
     from harness.evidence.store import load_experiment
-    from harness.launch.runner import run_plan
+    from harness.launch.launch import run_plan
 
     if run_plan(plan, overrides) == 130:
         return 130

@@ -18,7 +18,7 @@ from harness.configure.kconfig import command_line_assignments, find_defconfig
 from harness.configure.plan import plan_with, save
 from harness.evidence.store import load_experiment
 from harness.launch.check import print_checks
-from harness.launch.runner import run_plan
+from harness.launch.launch import run_plan
 from harness.report.report import print_report, write_report
 
 

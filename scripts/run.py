@@ -15,6 +15,7 @@ from gpt2.base.errors import run_command
 from harness.configure.kconfig import command_line_assignments, refuse_assignments
 from harness.configure.plan import configured_plan, last_experiment
 from harness.configure.requests import asked_plan
+from harness.configure.slurm import slurm_config
 from harness.launch.launchers import get_ready
 
 
@@ -28,10 +29,10 @@ def main() -> int:
         plan, overrides = asked_plan(last_experiment()), []
     else:
         plan, overrides = configured_plan(), command_line_assignments()
-    if not all(run.is_done for run in plan.runs):
+    if not all(run.is_done for run in plan.runs) and slurm_config(plan.base.symbols) is None:
         get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
-    from harness.launch.runner import run_plan
+    from harness.launch.launch import run_plan
     from harness.launch.status import print_status
 
     status = run_plan(plan, overrides, began=began)

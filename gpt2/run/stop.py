@@ -1,4 +1,4 @@
-"""Stopping in an orderly way: Ctrl-C, SIGTERM, or the end of the process that started this one."""
+"""Stopping in an orderly way: Ctrl-C, SIGTERM, a batch system's SIGUSR1, or the end of the parent."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import signal
 import threading
 from types import FrameType
 
+_OFTEN = (signal.SIGUSR1, signal.SIGUSR2)
+"""Of a batch system, which may send them to several processes, each of which passes them on."""
+
 
 class Stop:
     """Whether training has been asked to stop. The loop looks between steps, so that it can leave a checkpoint.
 
     Until `defer` is called a signal ends the process at once (KeyboardInterrupt), and so does the end of the process
     that started this one: while a model is being built or compiled there is nothing to save. A second Ctrl-C always
-    ends it at once. `with_parent`: stdin is a pipe from the process that started this one, and is closed when that
+    ends it at once. SIGUSR1, by which batch systems say that time is up, is one wish however often it comes; so is
+    SIGUSR2. `with_parent`: stdin is a pipe from the process that started this one, and is closed when that
     ends.
     """
 
@@ -25,8 +29,8 @@ class Stop:
         self._signals: list[int] = []
 
     def install(self) -> None:
-        """Take SIGINT and SIGTERM, and watch the parent."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """Take the signals, and watch the parent."""
+        for number in (signal.SIGINT, signal.SIGTERM, *_OFTEN):
             signal.signal(number, self._on_signal)
         if self._with_parent:
             threading.Thread(target=self._watch_parent, name="parent", daemon=True).start()
@@ -49,7 +53,7 @@ class Stop:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # Where all processes are sent SIGTERM, SIGINT comes after it, from the runner: that is one wish, not two.
-        if not self._deferred or number in self._signals:
+        if not self._deferred or (number in self._signals and number not in _OFTEN):
             raise KeyboardInterrupt
         self._signals.append(number)
 

@@ -33,6 +33,7 @@ from harness.configure.kconfig import (
     overlay,
 )
 from harness.configure.lists import parse_seeds, parse_steps, parse_sweep
+from harness.configure.slurm import slurm_config
 
 LAST_EXPERIMENT = Path(".last-experiment")
 """Holds the directory of the experiment that `make` ran last."""
@@ -139,6 +140,7 @@ def make_plan(base: Resolved, asked: Iterable[Assignment] | None = None) -> Plan
     defaults. Raises UserError where one does not, or a run cannot be resolved.
     """
     ablation = ablation_config(base.symbols)
+    slurm_config(base.symbols)  # a mistake in it is told here too, though it is of no run
     arms: list[tuple[str, list[Assignment]]] = []
     for step in ablation.steps or (None,):
         arms += _arms(base, step, ablation)

@@ -24,6 +24,8 @@ from gpt2.machine.device import select_device, slow_precision
 from gpt2.run.record import check_identity, run_identity
 from gpt2.run.records import identity_beside
 from harness.configure.plan import Plan, PlannedRun
+from harness.configure.slurm import slurm_config
+from harness.launch import slurm
 from harness.launch.launchers import compiler_cache
 
 
@@ -108,7 +110,7 @@ def print_checks(plan: Plan) -> int:
         data[check.data] = None
     for line in data:
         print(f"data: {line}")
-    for line in (*precision_notes(plan), *schedule_notes(plan)):
+    for line in (*precision_notes(plan), *schedule_notes(plan), *slurm_notes(plan)):
         print(f"note: {line}")
     print(
         f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
@@ -135,6 +137,17 @@ def schedule_notes(plan: Plan) -> list[str]:
         for warmup, iters in lengths
         if warmup > iters
     ]
+
+
+def slurm_notes(plan: Plan) -> list[str]:
+    """What keeps this machine from submitting a plan that is Slurm's: it may be no place to do so."""
+    if slurm_config(plan.base.symbols) is None:
+        return []
+    try:
+        slurm.require()
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _try(run: PlannedRun) -> DryRun | str:

@@ -11,6 +11,8 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.terminal import progress_bar
@@ -37,24 +39,10 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
 
     Raises UserError before anything is run if data is missing, or a directory holds another run, or a damaged one.
     """
-    digests = Digests(plan.directory)
-    for run in plan.runs:
-        if damage := digests.of(run.path, run.step, run.seed).damage:
-            raise UserError(f"{damage}. Restore the file, or move {run.path} away to train this run again")
     here = slots(plan)
     began = time.monotonic() if began is None else began
-    began += prepare_data(plan)
-    # Opened once: the runs of a plan mostly share one data set.
-    datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
-    of_arms = {run.step: run_identity(run.config, datasets[run.config.data]) for run in plan.arms}
-    identities = {run.path: of_arms[run.step] | {"SEED": run.seed} for run in plan.runs}
-    for run in plan.runs:
-        check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
-        check_identity(run.path, identities[run.path])
-    digests.keep()
-    record_request(plan)
-    remember_experiment(plan)
-
+    identities, prepared_s = get_ready_to_run(plan)
+    began += prepared_s
     open_runs = [run.name for run in plan.runs if not run.is_done]
     course = LiveView([(run.name, run.config.train.max_iters) for run in plan.runs], slots=len(here))
     with course as view, SummaryTable(plan.directory) as table:
@@ -83,6 +71,30 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
     if not is_finished:
         return 130
     return 1 if pipeline.failed else 0
+
+
+def get_ready_to_run(plan: Plan) -> tuple[dict[Path, dict[str, Any]], float]:
+    """What has to be before any of a plan is run, wherever: its data, and room for it.
+
+    Returns identities by directory, and the seconds that preparing data took. Raises UserError if data is missing, or a
+    directory holds another run, or a damaged one.
+    """
+    digests = Digests(plan.directory)
+    for run in plan.runs:
+        if damage := digests.of(run.path, run.step, run.seed).damage:
+            raise UserError(f"{damage}. Restore the file, or move {run.path} away to train this run again")
+    prepared_s = prepare_data(plan)
+    # Opened once: the runs of a plan mostly share one data set.
+    datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
+    of_arms = {run.step: run_identity(run.config, datasets[run.config.data]) for run in plan.arms}
+    identities = {run.path: of_arms[run.step] | {"SEED": run.seed} for run in plan.runs}
+    for run in plan.runs:
+        check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
+        check_identity(run.path, identities[run.path])
+    digests.keep()
+    record_request(plan)
+    remember_experiment(plan)
+    return identities, prepared_s
 
 
 def prepare_data(plan: Plan) -> float:

@@ -20,8 +20,8 @@ from harness.launch.launchers import Slot
 
 def slots(plan: Plan, environ: Mapping[str, str] = os.environ) -> list[Slot]:
     """The slots of this machine, by GPUS and RUNS_PER_DEVICE. Raises UserError where there is not what they ask for."""
-    side_by_side = int(plan.base.symbols["RUNS_PER_DEVICE"])
-    asked = str(plan.base.symbols["GPUS"]).replace(" ", "")
+    side_by_side = int(plan.base.symbols.get("RUNS_PER_DEVICE", 1))
+    asked = str(plan.base.symbols.get("GPUS", "")).replace(" ", "")
     device = select_device(plan.runs[0].config.train.device)
     if device.type != "cuda":
         if asked:

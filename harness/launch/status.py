@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console, ConsoleOptions
@@ -17,6 +18,7 @@ from gpt2.run.lock import RunLock
 from gpt2.run.records import differences, identity_beside, read_provenance
 from harness.configure.plan import Plan, PlannedRun
 from harness.evidence.digests import Digest, Digests
+from harness.launch import slurm_queue
 
 STYLES = {
     "done": "green",
@@ -39,16 +41,29 @@ def print_status(plan: Plan, console: Console | None = None) -> None:
     digests = [known.of(run.path, run.step, run.seed) for run in plan.runs]
     known.keep()
     others = dict(_others(plan.runs, digests))
+    ended = zip(plan.runs, digests, strict=True)
+    jobs, no_answer = _jobs([run.path for run, digest in ended if digest.status != "done"])
     rows = [
-        _row(run, digest, "another run" if run.name in others else None)
+        _row(run, digest, "another run" if run.name in others else jobs.get(run.path))
         for run, digest in zip(plan.runs, digests, strict=True)
     ]
     console.print(_Table(rows), end="")
+    if no_answer:
+        console.print(Text(no_answer), soft_wrap=True)
     for name, differ in others.items():
         console.print(Text(f"{name} holds another run: {shown('; '.join(differ), 400)}"), soft_wrap=True)
     for run, digest in zip(plan.runs, digests, strict=True):
         if digest.damage is not None:
             console.print(Text(f"{run.name} is damaged: {shown(digest.damage, 400)}"), soft_wrap=True)
+
+
+def _jobs(runs: Sequence[Path]) -> tuple[dict[Path, str], str]:
+    """What Slurm says of the runs that have a job, and why it says nothing."""
+    try:
+        live = slurm_queue.live_jobs(runs)
+    except slurm_queue.NoAnswer as error:
+        return {}, f"Slurm does not say how its jobs are: {shown(error, 400)}"
+    return {path: state.describe(job) for path, (job, state) in live.items()}, ""
 
 
 def _others(runs: Sequence[PlannedRun], digests: Sequence[Digest]) -> Iterator[tuple[str, list[str]]]:

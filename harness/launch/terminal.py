@@ -90,6 +90,10 @@ class LiveView:
         self._runs[name].left = 0
         self._line(name, "FAILED", why, "bold red")
 
+    def note(self, name: str, what: str, why: str, style: str = "dim") -> None:
+        """Something that is to be known of a run."""
+        self._line(name, what, why, style)
+
     def started(self, name: str, slot: str = "") -> None:
         """A run begins: it gets ready to train in a slot."""
         run = self._runs[name]

@@ -126,6 +126,9 @@ PLACES = (
     *_places(
         "lock, shared", ".lock", "trainer", ("just taken over", "flock", "after"), ("emptied", "ftruncate", "after")
     ),
+    *_places("lease", ".lease.*.tmp", "runner", ("half written", "write", "before"), ("just named", "unlink", "after")),
+    *_places("lease, shared", ".lease.*.tmp", "trainer", ("half written", "write", "before"), *_WHOLE[2:]),
+    *_places("lease", ".lease", "trainer", ("just given back", "unlink", "after")),
     *_places(
         "what was left",
         "*",
