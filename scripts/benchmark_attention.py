@@ -18,6 +18,7 @@ from gpt2.base.errors import run_command
 from gpt2.base.files import write_json
 from gpt2.base.terminal import console, progress_bar
 from gpt2.machine.device import DTYPES, device_name, select_device, set_precision
+from gpt2.machine.sharing import have_alone
 from harness.configure.kconfig import refuse_assignments
 from harness.measure.attention import MODES, Layer, Row, benchmark_attention
 from harness.measure.timing import measured_on
@@ -44,6 +45,7 @@ def main() -> None:
     refuse_assignments("bench", instead="; python -m scripts.benchmark_attention has options (--help)")
     device = select_device(args.device)
     head = measured_on(device)
+    have_alone(device)
     set_precision(tf32=True)
     on_gpu = device.type == "cuda"
     defaults: dict[str, Any] = {} if on_gpu else {"n_head": 4, "block_size": 128, "dtype": "float32"}

@@ -20,6 +20,7 @@ from gpt2.base.errors import UserError, run_command
 from gpt2.base.files import write_json
 from gpt2.base.terminal import console, progress_bar
 from gpt2.machine.device import DTYPES, device_name, select_device
+from gpt2.machine.sharing import have_alone
 from harness.configure.arguments import names_of
 from harness.configure.kconfig import refuse_assignments
 from harness.measure.timing import measured_on
@@ -49,6 +50,7 @@ def main() -> int:
     refuse_assignments("bench", instead="; python -m scripts.benchmark_training has options (--help)")
     device = select_device(args.device)
     head = measured_on(device)
+    have_alone(device)
     on_gpu = device.type == "cuda"
     arms = args.arms or [arm for arm in arms_here() if on_gpu or arm not in SPEED_UPS]
     if missing := set(arms) - set(arms_here()):

@@ -112,18 +112,14 @@ class SharedDevice:
             os.close(self._use.pop())
 
 
-@contextmanager
-def alone_on(device: torch.device, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Have a GPU alone for a block, as what is timed has to have it. Of a processor nobody knows who uses it."""
-    if device.type != "cuda":
-        yield
-        return
-    share = SharedDevice(machine_wide(), device, slot=0, alone=True)
-    share.take_turn(waiting)
-    try:
-        yield
-    finally:
-        share.leave()
+def have_alone(device: torch.device) -> None:
+    """Have a GPU alone until this process ends, as whoever measures times has to. Says so where it waits for that.
+
+    Of a processor nobody knows who uses it.
+    """
+    if device.type == "cuda":
+        share = SharedDevice(machine_wide(), device, slot=0, alone=True)
+        share.take_turn(lambda: print("waits until nobody else uses the device", flush=True))
 
 
 def _lock(path: Path, waiting: Callable[[], None] = lambda: None, how: int = fcntl.LOCK_EX) -> int:

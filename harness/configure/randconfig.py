@@ -13,6 +13,7 @@ from gpt2.dotconfig import Resolved, config_text, parse_assignments, parse_tree,
 from gpt2.symbols import run_config
 from harness.configure.kconfig import command_line_variables, list_steps
 from harness.configure.plan import make_plan
+from harness.configure.slurm import slurm_config
 
 
 def random_seed(environ: Mapping[str, str] = os.environ) -> int:
@@ -37,6 +38,7 @@ def random_configuration(seed: int) -> Resolved:
         symbol.set_value(value)
         try:
             run_config(symbol_values(tree))
+            slurm_config(symbol_values(tree))
         except UserError:
             (symbol.choice or symbol).unset_value()
             if chosen_before:

@@ -119,7 +119,7 @@ class _Table:
         styles = {status: console.get_style(style) for status, style in STYLES.items()}
         dim = console.get_style("dim")
         for row in self._rows:
-            yield from _line(row, widths, None, styles.get(row[1], dim))
+            yield from _line(row, widths, None, styles.get(row[1].partition(" (")[0], dim))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], style: Style | None, of_status: Style | None) -> list[Segment]:

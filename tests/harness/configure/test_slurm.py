@@ -15,6 +15,10 @@ def asked(**symbols: str) -> SlurmConfig | None:
     return slurm_config(resolve([Assignment(name, value, "test") for name, value in settings.items()]).symbols)
 
 
+def several(processes: int) -> dict[str, str]:
+    return {"PROCESSES_PER_RUN": str(processes), "GRADIENT_ACCUMULATION_STEPS": str(processes)}
+
+
 @pytest.mark.parametrize(
     ("text", "minutes"),
     [
@@ -41,7 +45,7 @@ def test_times_are_those_of_sbatch(text: str, minutes: int) -> None:
         ({"SLURM_MEM": "64 G"}, r'SLURM_MEM="64 G": write it as 64G'),
         ({"SLURM_PARTITION": "gpu --wrap"}, r'SLURM_PARTITION="gpu --wrap": is no name'),
         ({"SLURM_ACCOUNT": "-x"}, r'SLURM_ACCOUNT="-x": is no name'),
-        ({"SLURM_GPUS": "3", "SLURM_NODES": "2"}, r"SLURM_GPUS=3: 3 processes of a run and 3 GPUs cannot be spread"),
+        ({**several(3), "SLURM_NODES": "2"}, r"SLURM_GPUS=3: 3 processes of a run and 3 GPUs cannot be spread"),
         ({"SLURM_EXTRA": "--qos=long"}, r'"--qos" is no long option of sbatch'),
         ({"SLURM_EXTRA": "qos=long time=5"}, r"time: SLURM_TIME says this"),
         ({"SLURM_EXTRA": "array=0-5"}, r"array: is set by the launcher"),
@@ -62,7 +66,7 @@ def test_further_options_are_handed_on() -> None:
 
 
 def test_no_gpu_is_asked_for_where_runs_are_on_the_cpu() -> None:
-    for symbols, gpus in (({}, 1), ({"DEVICE_CPU": "y"}, 0), ({"SLURM_GPUS": "8", "SLURM_NODES": "2"}, 8)):
+    for symbols, gpus in (({}, 1), ({"DEVICE_CPU": "y"}, 0), ({**several(8), "SLURM_NODES": "2"}, 8)):
         config = asked(**symbols)
         assert config is not None and config.gpus == gpus
         assert config.processes_per_node == max(1, gpus // config.nodes)

@@ -120,7 +120,8 @@ def test_what_sbatch_is_told(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     module = slurm_submit.submitit()
     asked = config(
-        **{"SLURM_PARTITION": "gpu", "SLURM_ACCOUNT": "us", "SLURM_TIME": "1:30:00", "SLURM_GPUS": "8"},
+        **{"SLURM_PARTITION": "gpu", "SLURM_ACCOUNT": "us", "SLURM_TIME": "1:30:00"},
+        **{"PROCESSES_PER_RUN": "8", "GRADIENT_ACCUMULATION_STEPS": "8"},
         **{"SLURM_NODES": "2", "SLURM_CPUS": "16", "SLURM_MEM": "64G", "SLURM_MAX_JOBS": "3"},
         SLURM_EXTRA="qos=long exclusive",
     )

@@ -126,8 +126,8 @@ def test_a_trainer_whose_runner_is_gone_ends_while_it_builds_and_compiles_too(ch
 
 
 def test_a_run_that_failed_before_its_first_step_says_why_and_blocks_nobody(checkout: Checkout) -> None:
-    checkout.edit("gpt2/run/parts.py", "\n\ndef make_optimizer(*_):\n    raise UserError('no such thing')\n")
-    checkout.edit("gpt2/run/parts.py", "\n\nfrom gpt2.base.errors import UserError\n")
+    checkout.edit("gpt2/run/parallel.py", "\n\ndef make_optimizer(*_):\n    raise UserError('no such thing')\n")
+    checkout.edit("gpt2/run/parallel.py", "\n\nfrom gpt2.base.errors import UserError\n")
     plan = checkout.plan(ABLATION_SEEDS="1")
     process = checkout.make()
     printed, _ = process.communicate(timeout=60)
@@ -136,7 +136,7 @@ def test_a_run_that_failed_before_its_first_step_says_why_and_blocks_nobody(chec
     summary = json.loads((plan.runs[0].path / "summary.json").read_text())
     assert (summary["status"], summary["error"], summary["iters"]) == ("failed", "no such thing", 0)
     plan = checkout.plan(ABLATION_SEEDS="1", LEARNING_RATE="2e-3")
-    (checkout.path / "gpt2" / "run" / "parts.py").write_text(Path("gpt2/run/parts.py").read_text())
+    (checkout.path / "gpt2" / "run" / "parallel.py").write_text(Path("gpt2/run/parallel.py").read_text())
     process = checkout.make()
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0, printed
