@@ -63,6 +63,9 @@ class Slot:
     turns: Path | None = None
     """Where the device's turns are kept; None for the place of the machine's GPUs."""
 
+    is_processor: bool = False
+    """Whether it trains on cores, which another run would take from it to get ready."""
+
     environment: Mapping[str, str] = field(default_factory=dict)
     """By which a trainer finds its device, and its share of the cores."""
 

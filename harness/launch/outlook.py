@@ -98,9 +98,10 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
         }
         slots = max(1, devices * split.runs_per_device // split.processes_per_run)
         costs = [slowed(of[run.step].cost, factor[run.step]) for run in runs]
-        return forecast(costs, slots=slots, compilers=compilers)
+        return forecast(costs, slots=slots, compilers=compilers, pipeline=not here[0].is_processor)
 
     now = told(asked)
+    assumed = _assumptions(asked, devices, compilers, estimates, on_processor=here[0].is_processor)
     train_s = sum(of[run.step].cost.train_s for run in runs)
     efficiency = now.efficiency
     print(f"{_words(asked, devices)}: {duration(now.wall_s)}, efficiency {efficiency:.2f}")
@@ -116,7 +117,7 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
         f"{'energy not measured: NVML tells none' if kwh is None else f'{kwh:.3g} kWh'}, "
         f"{_size(left)} on the disk, and up to {_size(writing)} more while it trains"
     )
-    print("assumed: " + "; ".join(_assumptions(asked, devices, compilers, estimates)))
+    print("assumed: " + "; ".join(assumed))
     if complete:
         write_prediction(
             plan.directory,
@@ -130,7 +131,7 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
             energy_kwh=kwh,
             disk_bytes=left,
             arms=[asdict(e) for e in estimates],
-            assumed=_assumptions(asked, devices, compilers, estimates),
+            assumed=assumed,
         )
 
 
@@ -154,14 +155,18 @@ def _kwh(estimates: Sequence[Estimate], processes: int) -> float | None:
     return sum(kwh) if len(kwh) == len(estimates) else None
 
 
-def _assumptions(split: Split, devices: int, compilers: int, estimates: Sequence[Estimate]) -> list[str]:
+def _assumptions(
+    split: Split, devices: int, compilers: int, estimates: Sequence[Estimate], *, on_processor: bool
+) -> list[str]:
     """What the outlook takes for granted, in words."""
     assumed = [
         "while a run trains the next one prepares, and there is memory for it",
-        "checkpoints are written behind training",
+        "the last checkpoint is written behind the next run",
         f"{SWITCH_S} s between two runs",
         f"up to {compilers} shapes compile at once",
     ]
+    if on_processor:
+        assumed = ["on a processor runs go one after another"]
     if split.runs_per_device > 1:
         assumed.append("runs side by side on a device do not slow each other down, which is the least they take")
     if devices > 1:

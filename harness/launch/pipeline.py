@@ -1,4 +1,7 @@
-"""Training the runs of a plan in slots: while one trains, the next gets ready, and takes the device when it is free."""
+"""Training the runs of a plan in slots: while one trains, the next gets ready, and takes the device when it is free.
+
+On a processor it does not: it would take the cores that the other trains on (docs/log.md has what that cost).
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,12 @@ class Pipeline:
         def getting_ready(slot: Slot) -> int:
             return sum(r.slot is slot and not r.is_training for r in self._active)
 
-        slot = min(may, key=lambda slot: (getting_ready(slot), sum(r.slot is slot for r in self._active)))
+        def on(slot: Slot) -> int:
+            return sum(r.slot is slot for r in self._active)
+
+        slot = min(may, key=lambda slot: (getting_ready(slot), on(slot)))
+        if slot.is_processor:
+            return None if on(slot) else slot
         if not getting_ready(slot):
             return slot
         # What is compiled for the first time takes longest, and mostly one thread: side by side.

@@ -78,6 +78,7 @@ def _of_processor(name: str, side_by_side: int, turns: Path, environ: Mapping[st
             device=name,
             turn=turn,
             turns=turns,
+            is_processor=name == "cpu",
             environment=threads,
         )
         for turn in range(side_by_side)

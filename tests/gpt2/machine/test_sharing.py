@@ -2,74 +2,73 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
 
-from gpt2.base.files import ROOT
 from gpt2.machine.sharing import SharedDevice, have_alone
 
 CPU = torch.device("cpu")
+FORK = multiprocessing.get_context("fork")
 
-OTHER = """
-import sys, torch
-from pathlib import Path
-from gpt2.machine.sharing import SharedDevice
-share = SharedDevice(Path(sys.argv[1]), torch.device("cpu"), slot=int(sys.argv[2]), alone=sys.argv[3] == "alone")
-blocks = {}
-for line in sys.stdin:
-    match line.strip():
-        case "begin":
-            blocks["beside"] = share.beside()
-            blocks["beside"].__enter__()
-        case "end":
-            blocks["beside"].__exit__(None, None, None)
-        case "take":
-            share.take_turn(lambda: print("waiting", flush=True))
-        case "leave":
+
+def does_as_told(wire: Connection, turns: Path, slot: int, alone: bool) -> None:
+    """Another process with a share in the device."""
+    share = SharedDevice(turns, CPU, slot=slot, alone=alone)
+    beside = ExitStack()
+    while True:
+        what = wire.recv()
+        if what == "begin":
+            beside.enter_context(share.beside())
+        elif what == "end":
+            beside.close()
+        elif what == "take":
+            share.take_turn(lambda: wire.send("waiting"))
+        elif what == "leave":
             share.leave()
-    print(line.strip(), flush=True)
-"""
+        wire.send(what)
 
 
 class Other:
-    """Another process with a share in the device, which does as it is told."""
+    """Another process, which does as it is told."""
 
-    def __init__(self, turns: Path, slot: int = 0, alone: str = "") -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", OTHER, str(turns), str(slot), alone],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
+    def __init__(self, turns: Path, slot: int = 0, alone: bool = False) -> None:
+        self._wire, theirs = FORK.Pipe()
+        self._process = FORK.Process(target=does_as_told, args=(theirs, turns, slot, alone), daemon=True)
+        self._process.start()
 
     def do(self, what: str, says: str | None = None) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{what}\n")
-        self.process.stdin.flush()
+        self.tell(what)
         self.says(says or what)
 
+    def tell(self, what: str) -> None:
+        self._wire.send(what)
+
     def says(self, what: str) -> None:
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline().strip() == what
+        assert self._wire.poll(30), f"says nothing, and should say {what}"
+        assert self._wire.recv() == what
+
+    def comes_to(self, what: str) -> None:
+        """It may have to wait for several, one after another."""
+        while self._wire.poll(30) and (said := self._wire.recv()) != what:
+            assert said == "waiting"
 
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self._process.kill()
+        self._process.join()
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> object:
+def other(tmp_path: Path) -> Iterator[Callable[..., Other]]:
     others: list[Other] = []
 
-    def start(slot: int = 0, alone: str = "") -> Other:
+    def start(slot: int = 0, alone: bool = False) -> Other:
         others.append(Other(tmp_path, slot, alone))
         return others[-1]
 
@@ -100,7 +99,7 @@ def test_as_many_train_side_by_side_as_there_are_turns(other: Start) -> None:
 
 
 def test_one_that_is_to_be_alone_waits_for_all_and_all_for_it(other: Start) -> None:
-    first, second, alone, beside = other(0), other(1), other(0, "alone"), other()
+    first, second, alone, beside = other(0), other(1), other(0, True), other()
     first.do("take")
     second.do("take")
     beside.do("begin")
@@ -109,23 +108,12 @@ def test_one_that_is_to_be_alone_waits_for_all_and_all_for_it(other: Start) -> N
         one.do("leave")
     time.sleep(0.1)
     beside.do("end")
-    _until(alone, "take")
-    assert beside.process.stdin is not None
-    beside.process.stdin.write("begin\n")
-    beside.process.stdin.flush()
+    alone.comes_to("take")
+    beside.tell("begin")
     second.do("take", says="waiting")
     alone.do("leave")
     beside.says("begin")
     second.says("take")
-
-
-def _until(one: Other, what: str) -> None:
-    """It may have to wait for several."""
-    assert one.process.stdout is not None
-    for line in one.process.stdout:
-        if line.strip() == what:
-            return
-        assert line.strip() == "waiting"
 
 
 @pytest.mark.parametrize("how", ["came and went", "came", "went", "stayed", "was killed", "trained beside"])
