@@ -36,6 +36,9 @@ class Case:
     """Of training steps that a run was to have, on average over arms."""
 
     gpus: int
+    slots: int
+    """Runs that could be trained side by side."""
+
     cache: str
     runs: int
     iters: int
@@ -60,19 +63,19 @@ class Case:
 
     @property
     def efficiency(self) -> float:
-        """Training steps' time / (devices x wall time)."""
-        return self.train_s / (self.gpus * self.wall_s)
+        """Training steps' time / (slots x wall time)."""
+        return self.train_s / (self.slots * self.wall_s)
 
     def _in_the_middle(self) -> str:
         if self.ready_s is None:
             return ""
-        return f", {self.train_s / (self.gpus * (self.wall_s - self.ready_s)):.3f} from {self.ready_s:.0f} s on"
+        return f", {self.train_s / (self.slots * (self.wall_s - self.ready_s)):.3f} from {self.ready_s:.0f} s on"
 
     def describe(self) -> str:
         """One line."""
         mean = statistics.fmean(self.startup_s)
         return (
-            f"{self.gpus} x {self.runs // self.gpus} runs of {self.train_s / self.runs:.1f} s, {self.cache} cache: "
+            f"{self.slots} x {self.runs // self.slots} runs of {self.train_s / self.runs:.1f} s, {self.cache} cache: "
             f"efficiency {self.efficiency:.3f}{self._in_the_middle()} ({self.train_s:.0f} s of steps, "
             f"{self.wall_s:.0f} s; evaluation {self.eval_s:.1f} s, checkpoints {self.checkpoint_s:.1f} s; ready after "
             f"{self.startup_s[0]:.0f} s, {mean:.0f} s on average; {self.clean:.0%} of lines clean)"
@@ -106,10 +109,12 @@ class Bench:
             shutil.rmtree(self._work / "results" / ".compiled", ignore_errors=True)
         name = f"{cache}-{seconds}-{gpus or 1}"
         wall_s, summaries = self._make(name, gpus, f"MAX_ITERS={iters}")
+        launches = read_launches(self._work / "results" / name)  # which older code has not
         timed = [summary.get("timed", {"lines": 1, "shared": 0}) for summary in summaries]
         return Case(
             seconds=seconds,
             gpus=gpus or 1,
+            slots=launches[-1].slots if launches else gpus or 1,
             cache=cache,
             runs=len(summaries),
             iters=iters,
@@ -117,7 +122,7 @@ class Bench:
             eval_s=sum(summary["eval_time_s"] for summary in summaries),
             checkpoint_s=sum(summary["checkpoint_time_s"] for summary in summaries),
             wall_s=wall_s,
-            ready_s=self._ready_s(name),
+            ready_s=launches[-1].ready_s if launches else None,
             startup_s=[summary["startup_s"] for summary in summaries],
             clean=1 - sum(t["shared"] for t in timed) / sum(t["lines"] for t in timed),
         )
@@ -146,12 +151,9 @@ class Bench:
             raise UserError(f"{self._work / 'results' / name}: holds no runs")
         provenance = read_provenance(runs[0] / "provenance.json")
         self._device = {key: provenance[key] for key in ("hardware", "versions", "code")}
-        self._device["code"].pop("diff", None)
+        for long in ("diff", "untracked"):
+            self._device["code"].pop(long, None)
         return wall_s, [read_summary(run / "summary.json") for run in runs]
-
-    def _ready_s(self, name: str) -> float | None:
-        launches = read_launches(self._work / "results" / name)
-        return launches[-1].ready_s if launches else None
 
     def _run(self, name: str, *arguments: str, gpus: int | None) -> None:
         """make, in the work directory, with the code's Makefile."""
