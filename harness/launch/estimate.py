@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -67,17 +67,22 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
             # What is compiled is compiled once: it is the second trial that starts as the runs will.
             starts: list[float] = []
             draws: list[float] = []
+            launches: list[float] = []
             for _ in range(1 if trial.config.train.compile == "none" else 2):
+                began = time.monotonic()
                 returncode = _train(trial, draws)
                 if not trial.is_done:
                     break
-                starts.append(read_summary(trial.path / "summary.json")["startup_s"])
+                summary = read_summary(trial.path / "summary.json")
+                starts.append(summary["startup_s"])
+                launches.append(max(0.0, time.monotonic() - began - summary["wall_time_s"]))
             if not trial.is_done:
                 reason = why_it_failed(trial.path, returncode)
                 yield Failure(step=step, reason=reason.partition(f" ({folder}")[0])  # without the log, which goes
                 continue
             compile_s = max(0.0, starts[0] - starts[-1])
-            yield _estimate(runs, trial, compile_s=compile_s, power_w=max(draws, default=None))
+            estimate = _estimate(runs, trial, compile_s=compile_s, power_w=max(draws, default=None))
+            yield replace(estimate, launch_s=launches[0])
 
 
 def _estimate(runs: Sequence[PlannedRun], trial: PlannedRun, *, compile_s: float, power_w: float | None) -> Estimate:

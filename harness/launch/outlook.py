@@ -46,6 +46,9 @@ class Estimate:
     checkpoint_s: float
     """What a checkpoint keeps the run from training: its copy, which is written behind."""
 
+    launch_s: float = 0.0
+    """What passed before the trial's process was there: imports, for the first of all trials."""
+
     startup_s: float
     compile_s: float
     """What the first start took longer than the second: little, where it had been compiled before."""
@@ -103,8 +106,9 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
     now = told(asked)
     assumed = _assumptions(asked, devices, compilers, estimates, on_processor=here[0].is_processor)
     train_s = sum(of[run.step].cost.train_s for run in runs)
-    efficiency = now.efficiency
-    print(f"{_words(asked, devices)}: {duration(now.wall_s)}, efficiency {efficiency:.2f}")
+    wall_s = now.wall_s + max(e.launch_s for e in estimates)
+    efficiency = train_s / (now.slots * wall_s)
+    print(f"{_words(asked, devices)}: {duration(wall_s)}, efficiency {efficiency:.2f}")
     if devices > 1:
         best, split = min(((told(split).wall_s, split) for split in splits(devices, [1])), key=lambda pair: pair[0])
         print(f"the best of what can be foretold: {_words(split, devices)}: {duration(best)}")
@@ -124,7 +128,7 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
             runs=[run.name for run in runs],
             devices=devices,
             slots=now.slots,
-            wall_s=now.wall_s,
+            wall_s=wall_s,
             train_s=train_s,
             efficiency=efficiency,
             flop=sum(e.runs * e.flop for e in estimates),
