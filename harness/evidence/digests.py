@@ -183,7 +183,7 @@ class SummaryTable:
             table.run_ended()
 
     The file is written whenever one in a hundred of its rows may have changed, so each time where there are few, and at
-    the end.
+    the end: also where no run has ended, since whoever was to write of one may have been killed.
     """
 
     def __init__(self, experiment: Path) -> None:
@@ -202,15 +202,15 @@ class SummaryTable:
             self.write()
 
     def write(self) -> None:
-        """Write the file: a row for each run as its files are now."""
+        """Write the file: a row for each run as its files are now. Nothing where there are none."""
         rows = [digest.row for digest in self._digests.all()]
-        write_csv(self._path, SUMMARY_COLUMNS, rows)
+        if rows:
+            write_csv(self._path, SUMMARY_COLUMNS, rows)
         self._digests.keep()
         self._rows, self._ended = len(rows), 0
 
     def __exit__(self, *_: object) -> None:
-        if self._ended:
-            self.write()
+        self.write()
 
 
 def _stamp(directory: Path) -> tuple[str | None, int]:

@@ -172,7 +172,7 @@ class LiveView:
                 Text(f"{_duration(self._eta(name))} left"),
                 Text(f"{run.slot}: {detail}" if run.slot else detail, style="dim", no_wrap=True, overflow="ellipsis"),
             )
-        done = sum(not run.left for run in self._runs.values())
+        done = sum(not (run.left or run.is_active) for run in self._runs.values())
         whole = f"  {done} of {len(self._runs)} runs over; {_duration(self._eta_all())} for all"
         return Group(grid, Text(whole, style="dim"))
 

@@ -63,6 +63,15 @@ def test_runs_are_done_once_and_tabulated(tmp_path: Path, capsys: pytest.Capture
     assert "[1/2] baseline/seed-1: done earlier" in capsys.readouterr().out
 
 
+def test_a_table_that_nobody_came_to_write_is_written_by_the_next_make(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    assert run_plan(plan) == 0
+    table = (plan.directory / "summary.csv").read_text()
+    (plan.directory / "summary.csv").write_text("\n".join(table.splitlines()[:2]) + "\n")  # killed before the second
+    assert run_plan(plan) == 0
+    assert (plan.directory / "summary.csv").read_text() == table
+
+
 def test_a_directory_that_holds_another_run_stops_everything_before_it_starts(tmp_path: Path) -> None:
     plan = planned(tmp_path, RA_MLA_ABLATION_STEPS="1")
     assert run_plan(plan) == 0
