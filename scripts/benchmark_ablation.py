@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--ms-per-step", type=float, help="mean over the arms, instead of a trial that finds it")
     parser.add_argument("--defconfig", default="gpt2-ra-v5-ablation", help="default %(default)s")
     parser.add_argument("--code", type=Path, default=ROOT, help="the checkout to measure (default: this one)")
-    parser.add_argument("--work", type=Path, required=True, help="a directory for results, which is emptied")
+    parser.add_argument("--work", type=Path, required=True, help="a new directory, for results")
     parser.add_argument("--json", type=Path, help="write the measurements here")
     parser.add_argument("settings", nargs="*", metavar="SYMBOL=value", help="of the ablation")
     args = parser.parse_args()

@@ -91,8 +91,9 @@ class Bench:
         if not (code / "Makefile").is_file():
             raise UserError(f"--code {code}: is no checkout of this project: it has no Makefile")
         self._code, self._work = code.resolve(), work.resolve()
-        shutil.rmtree(self._work, ignore_errors=True)
-        self._work.mkdir(parents=True)
+        if self._work.exists() and any(self._work.iterdir()):
+            raise UserError(f"--work {work}: is not empty: name a new directory")
+        self._work.mkdir(parents=True, exist_ok=True)
         self._defconfig = defconfig
         self._settings = [f"RESULTS_DIR={self._work / 'results'}", *settings]
         self._ms = ms_per_step
