@@ -261,6 +261,9 @@ class _Forked:
         known, _ = _forkserver.said(self._name, self._parent)
         if self._instead is not None:
             self._instead.send_signal(sig)
+            # While it imports, a signal can get lost; that nobody is at the other end of its stdin any more cannot.
+            assert self._instead.stdin is not None
+            self._instead.stdin.close()
         elif "pid" in known:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(known["pid"], sig)
