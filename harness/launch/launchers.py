@@ -152,7 +152,7 @@ class _ForkServer:
         self._process: Process | None = None
         self._socket: socket.socket | None = None
         self._names = itertools.count()
-        self._unread = b""
+        self._unread, self._has_forked = b"", False
         self._said: dict[str, dict[str, int]] = {}
         """What it has answered, by name: "pid", and then "exitcode"."""
 
@@ -169,20 +169,20 @@ class _ForkServer:
                     stderr=subprocess.DEVNULL,  # if it fails, so will the run, and say why
                     start_new_session=True,
                 )
-                self._unread = b""
+                self._unread, self._has_forked = b"", False
         return self._process
 
-    def ask(self, request: dict[str, Any], lock: int) -> str:
-        """Ask for a trainer. Returns the name by which `said` tells of it."""
+    def ask(self, request: dict[str, Any], lock: int) -> tuple[str, Process]:
+        """Ask for a trainer. Returns the name by which `said` tells of it, and whom was asked: one, and nobody else."""
         name = str(next(self._names))
         self._said[name] = {}
         line = json.dumps(request | {"name": name}).encode() + b"\n"
-        self.process()
+        asked = self.process()
         assert self._socket is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended: `said` will tell
             socket.send_fds(self._socket, [line[:1]], [lock])
             self._socket.sendall(line[1:])
-        return name
+        return name, asked
 
     def said(self, name: str, of: Process) -> tuple[dict[str, int], bool]:
         """What is known of a trainer, and whether there is nobody left who would say more. `of`: whom it was asked."""
@@ -194,6 +194,7 @@ class _ForkServer:
             *lines, self._unread = (self._unread + answer).split(b"\n")
             for line in lines:
                 told = json.loads(line)
+                self._has_forked = True
                 self._said[told.pop("name")] |= told
             if not answer:
                 self.give_up()
@@ -203,7 +204,7 @@ class _ForkServer:
     @property
     def has_forked(self) -> bool:
         """Whether it has imported everything, and forks whatever it is asked for at once."""
-        return any("pid" in said for said in self._said.values())
+        return self._has_forked
 
     def cancel(self, sig: int) -> None:
         """End it before it has forked anything. What it was asked for counts as ended by a signal."""
@@ -229,8 +230,7 @@ class _Forked:
         self.returncode: int | None = None
         self._request = request
         self._lock = lock
-        self._parent = _forkserver.process()
-        self._name = _forkserver.ask(request, lock)
+        self._name, self._parent = _forkserver.ask(request, lock)
         self._instead: Process | None = None
         """What trains if the fork server ends before it has forked."""
         self._signal: int | None = None
@@ -249,6 +249,8 @@ class _Forked:
                 os.kill(known["pid"], signal_)
         if "exitcode" in known:
             self.returncode = known["exitcode"]
+        elif is_orphaned and "pid" not in known and self._signal is not None:
+            self.returncode = -self._signal  # which it was to get as soon as it would be there
         elif is_orphaned and "pid" not in known:
             self._instead = _plain(lock=self._lock, **self._request)
         elif is_orphaned and not _is_alive(known["pid"]):
