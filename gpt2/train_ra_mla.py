@@ -31,12 +31,13 @@ from gpt2.config import RunConfig
 from gpt2.data.batches import Batch
 from gpt2.data.dataset import open_dataset
 from gpt2.machine.device import autocast, device_name, select_device, slow_precision
-from gpt2.machine.ranks import is_rank, join
+from gpt2.machine.ranks import ALONE, Ranks, is_rank, join
 from gpt2.machine.sharing import SharedDevice, machine_wide
 from gpt2.optimizer import learning_rate, set_lr
 from gpt2.run.agreement import AgreedStop, MeetingPlace, RankError
 from gpt2.run.clock import process_age_s
 from gpt2.run.directory import beginning, hold, is_done
+from gpt2.run.lock import RunLock
 from gpt2.run.nonfinite import NonFiniteError
 from gpt2.run.parts import Parts
 from gpt2.run.processes import train_in_ranks
@@ -84,12 +85,26 @@ def main() -> int:
                 for share in (share_of(torch.device("cuda", i), config, args) for i in gpus):
                     share.keep_turn(lambda: print("waits for its devices", flush=True))
                 return train_in_ranks(Path(__file__), arguments, config.train.processes, args.out, lock.fd, stop)
-            run = Run(config, args.out, given=args.record, share=share_of(device, config, args))
-            if lock.took_over:
-                run.differs("taken_over", lock.took_over)
-            resolved.write(args.out / "config")
+            run = begin(resolved, args, lock, share=share_of(device, config, args))
         status = train(run, stop)
     return STATUS[status]
+
+
+def begin(
+    resolved: dotconfig.Resolved,
+    args: argparse.Namespace,
+    lock: RunLock | None,
+    *,
+    ranks: Ranks = ALONE,
+    share: SharedDevice | None,
+) -> Run:
+    """The run in its directory, with its configuration. `lock`: on that; None where another rank holds it."""
+    run = Run(resolved.run_config(), args.out, given=args.record, ranks=ranks, share=share)
+    if lock is not None:
+        if lock.took_over:
+            run.differs("taken_over", lock.took_over)
+        resolved.write(args.out / "config")
+    return run
 
 
 def share_of(device: torch.device, config: RunConfig, args: argparse.Namespace) -> SharedDevice:
@@ -127,11 +142,7 @@ def train_as_rank(resolved: dotconfig.Resolved, args: argparse.Namespace, stop: 
                     device = select_device(config.train.device)
                     # On a processor, all of them are on one device.
                     share = share_of(device, config, args) if device.type == "cuda" else None
-                    run = Run(config, out, given=args.record, ranks=ranks, share=share)
-                    if lock is not None:
-                        resolved.write(out / "config")
-                        if lock.took_over:
-                            run.differs("taken_over", lock.took_over)
+                    run = begin(resolved, args, lock, ranks=ranks, share=share)
                 status = train(run, agreed)
             ranks.gather(status)  # the others are as far as that
         agreed.leave()

@@ -24,7 +24,7 @@ from gpt2.base.terminal import console
 from harness.configure.kconfig import assignment
 from harness.configure.lists import parse_seeds
 from harness.evidence.parting import Compared, compare_all, compare_rests, new_keys, went_otherwise
-from harness.launch.runner import sigterm_is_ctrl_c
+from harness.launch.signals import sigterm_is_ctrl_c
 from harness.measure.commits import Side, checked_out, common_steps, go_on, interrupt, refuse_unknown, train
 
 TINY = {

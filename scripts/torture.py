@@ -27,7 +27,7 @@ from rich.table import Table
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.files import write_json
 from gpt2.base.terminal import console
-from harness.launch.runner import sigterm_is_ctrl_c
+from harness.launch.signals import sigterm_is_ctrl_c
 from harness.launch.status import print_status
 from harness.measure.faults import TARGETS
 from harness.measure.makes import SETTINGS

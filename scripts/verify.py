@@ -19,7 +19,7 @@ from gpt2.base.terminal import progress_bar
 from harness.configure.plan import configured_experiment
 from harness.evidence.again import choose, repeat, took_s
 from harness.evidence.verify import FAIL, NOTE, OK, Finding, findings, repeatable, verify
-from harness.launch.runner import sigterm_is_ctrl_c
+from harness.launch.signals import sigterm_is_ctrl_c
 
 
 def main() -> int:

@@ -87,6 +87,11 @@ class PlannedRun:
         return f"{self.step}/seed-{self.seed}"
 
     @property
+    def shape(self) -> str:
+        """What decides the code that it runs, as far as settings tell: all of them but the seed."""
+        return repr(sorted((symbol, value) for symbol, value in self.config.identity().items() if symbol != "SEED"))
+
+    @property
     def is_done(self) -> bool:
         """Whether it has finished."""
         path = self.path / "summary.json"

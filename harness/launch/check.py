@@ -49,12 +49,10 @@ def check_plan(plan: Plan) -> Iterator[Check]:
 
     Runs that differ in nothing but their seed are one model, and are tried once.
     """
-    tried: dict[str, DryRun | str] = {}
+    tried: dict[tuple[str, int, str, bool], DryRun | str] = {}
     for run in plan.runs:
-        identity = run.config.identity()
-        del identity["SEED"]
         t = run.config.train
-        key = repr((sorted(identity.items()), t.processes, t.parallel, t.activation_checkpointing))
+        key = (run.shape, t.processes, t.parallel, t.activation_checkpointing)
         if key not in tried:
             tried[key] = _try(run)
         outcome, data = tried[key], ""

@@ -34,8 +34,8 @@ from harness.configure.plan import Plan, PlannedRun, run_directory
 from harness.launch.forecast import Cost
 from harness.launch.launchers import POLL_S, end, start_local
 from harness.launch.outlook import Estimate, duration, print_outlook
-from harness.launch.runner import sigterm_is_ctrl_c
 from harness.launch.running import why_it_failed
+from harness.launch.signals import sigterm_is_ctrl_c
 
 ON_THE_DEVICE = ("startup_s", "waited_s", "train_time_s", "eval_time_s", "checkpoint_time_s")
 """Of a summary: what a run does one after another. What its process is there for longer, it writes."""

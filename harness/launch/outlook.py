@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from rich.table import Table
 
@@ -79,13 +79,13 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
 
     `complete`: the estimates are of all arms, so that the prediction is kept for `make` to be held against.
     """
-    terminal.console().print(_table(estimates, _devices_of_a_run(plan)))
+    here, processes = slots(plan), plan.runs[0].config.train.processes
+    terminal.console().print(_table(estimates, processes))
     of = {e.step: e for e in estimates}
     runs = [run for run in plan.runs if run.step in of and not run.is_done]
-    here = slots(plan)
-    devices, processes = count_devices(here), _devices_of_a_run(plan)
+    devices = count_devices(here)
     compilers = max(1, (os.cpu_count() or 1) // CORES_PER_COMPILATION)
-    side_by_side = 1 if processes > 1 else _setting(plan, "RUNS_PER_DEVICE")
+    side_by_side = 1 if processes > 1 else len(here) // devices
     asked = Split(runs_per_device=side_by_side, processes_per_run=processes)
 
     def told(split: Split) -> Forecast:
@@ -99,20 +99,18 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
             )
             for e in estimates
         }
-        slots = max(1, devices * split.runs_per_device // split.processes_per_run)
+        n = max(1, devices * split.runs_per_device // split.processes_per_run)
         costs = [slowed(of[run.step].cost, factor[run.step]) for run in runs]
-        return forecast(costs, slots=slots, compilers=compilers, pipeline=not here[0].is_processor)
+        return forecast(costs, slots=n, compilers=compilers, pipeline=not here[0].is_processor)
 
     now = told(asked)
+    now = replace(now, wall_s=now.wall_s + max(e.launch_s for e in estimates))
     assumed = _assumptions(asked, devices, compilers, estimates, on_processor=here[0].is_processor)
-    train_s = sum(of[run.step].cost.train_s for run in runs)
-    wall_s = now.wall_s + max(e.launch_s for e in estimates)
-    efficiency = train_s / (now.slots * wall_s)
-    print(f"{_words(asked, devices)}: {duration(wall_s)}, efficiency {efficiency:.2f}")
+    print(f"{_words(asked, devices)}: {duration(now.wall_s)}, efficiency {now.efficiency:.2f}")
     if devices > 1:
         best, split = min(((told(split).wall_s, split) for split in splits(devices, [1])), key=lambda pair: pair[0])
         print(f"the best of what can be foretold: {_words(split, devices)}: {duration(best)}")
-    kwh = _kwh(estimates, _devices_of_a_run(plan))
+    kwh = _kwh(estimates, processes)
     left = sum(e.runs * e.disk_bytes for e in estimates)
     writing = now.slots * (KEEP + 1) * max(e.checkpoint_bytes for e in estimates)
     print(
@@ -128,24 +126,15 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
             runs=[run.name for run in runs],
             devices=devices,
             slots=now.slots,
-            wall_s=wall_s,
-            train_s=train_s,
-            efficiency=efficiency,
+            wall_s=now.wall_s,
+            train_s=now.train_s,
+            efficiency=now.efficiency,
             flop=sum(e.runs * e.flop for e in estimates),
             energy_kwh=kwh,
             disk_bytes=left,
             arms=[asdict(e) for e in estimates],
             assumed=assumed,
         )
-
-
-def _setting(plan: Plan, symbol: str) -> int:
-    """A number of the plan's that this version need not have."""
-    return max(1, int(plan.base.symbols.get(symbol, 1)))
-
-
-def _devices_of_a_run(plan: Plan) -> int:
-    return _setting(plan, "PROCESSES_PER_RUN")
 
 
 def _device_hours(e: Estimate, processes: int) -> float:

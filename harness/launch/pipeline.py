@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpt2.run.lock import HeldElsewhere, RunLock
 from gpt2.run.record import AnotherRun
 from harness.configure.plan import PlannedRun
+from harness.launch import signals
 from harness.launch.launchers import POLL_S, Slot
 from harness.launch.running import Running
 from harness.launch.terminal import LiveView
@@ -60,13 +60,13 @@ class Pipeline:
     def run(self) -> bool:
         """Train them all. Returns whether that was not interrupted."""
         stopping = ""
-        with _signals() as signals:
+        with signals.collected() as came:
             while self._active or ((self._waiting or self._elsewhere) and not stopping):
-                if signals and stopping != "Ctrl-C":
+                if came and stopping != "Ctrl-C":
                     self._view.say("stopping at the next step, with a checkpoint; Ctrl-C again to kill")
                     self._signal(signal.SIGINT)
                     stopping = "Ctrl-C"
-                if len(signals) > 1:
+                if len(came) > 1:
                     self._signal(signal.SIGKILL)
                 if self.failed and not self._keep_going and not stopping:
                     left = len(self._waiting) + len(self._elsewhere)
@@ -80,7 +80,7 @@ class Pipeline:
                 if self._active:
                     time.sleep(POLL_S)
                 elif not self._waiting and self._elsewhere and not stopping:
-                    _wait_for_one_of(self._elsewhere, until=lambda: bool(signals))
+                    _wait_for_one_of(self._elsewhere, until=lambda: bool(came))
                     self._waiting, self._elsewhere = self._elsewhere, []
         return stopping != "Ctrl-C"
 
@@ -111,7 +111,7 @@ class Pipeline:
         if not getting_ready(slot):
             return slot
         # What is compiled for the first time takes longest, and mostly one thread: side by side.
-        compiles = run.config.train.compile != "none" and _shape(run) not in self._begun
+        compiles = run.config.train.compile != "none" and run.shape not in self._begun
         room = (os.cpu_count() or 1) // CORES_PER_COMPILATION
         return slot if compiles and sum(map(getting_ready, self._slots)) < room and not self._alone else None
 
@@ -134,7 +134,7 @@ class Pipeline:
             self._view.skipped(run.name)
             running.release()
             return
-        self._begun.add(_shape(run))
+        self._begun.add(run.shape)
         self._view.started(run.name, slot.name)
         self.trained.append(running)
         self._active.append(running)
@@ -169,26 +169,7 @@ class Pipeline:
             running.send_signal(sig)
 
 
-def _shape(run: PlannedRun) -> str:
-    """What decides the code that is compiled: everything but the seed, as far as is known here."""
-    identity = run.config.identity()
-    del identity["SEED"]
-    return repr(sorted(identity.items()))
-
-
 def _wait_for_one_of(runs: Sequence[PlannedRun], until: Callable[[], bool]) -> None:
     """Wait until one of the runs that other processes train is let go, or `until`."""
     while all(RunLock.is_held(run.path) for run in runs) and not until():
         time.sleep(POLL_S)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM that come in a block, instead of what they do elsewhere."""
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

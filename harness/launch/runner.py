@@ -7,10 +7,8 @@ runs that nobody trains, and waits at the end for those of the others.
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +110,3 @@ def prepare_data(plan: Plan) -> float:
         with progress_bar(f"{config.dataset}, {config.tokenizer} tokens") as report:
             prepare(config, report)
     return time.monotonic() - began
-
-
-@contextmanager
-def sigterm_is_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM stop a run as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

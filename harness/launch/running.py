@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,7 +27,6 @@ class Running:
         self.is_training = False
         """Whether it has taken its device. Until then it gets ready."""
         self.was_beside_others = False
-        self.started = time.monotonic()
         self._laps: list[tuple[int, float, bool]] = []
         """Steps, ms per step and whether the device was shared, of each line of the log."""
         self._step = 0

@@ -23,8 +23,9 @@ from harness.configure.plan import Plan, PlannedRun
 from harness.configure.slurm import SlurmConfig
 from harness.evidence.digests import SummaryTable
 from harness.launch import slurm_queue as queue
-from harness.launch.runner import get_ready_to_run, sigterm_is_ctrl_c
+from harness.launch.runner import get_ready_to_run
 from harness.launch.running import MetricsTail, why_it_failed
+from harness.launch.signals import sigterm_is_ctrl_c
 from harness.launch.slurm_submit import NotTaken, submit, submitit
 from harness.launch.terminal import LiveView
 

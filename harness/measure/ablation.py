@@ -1,6 +1,6 @@
 """The efficiency of ablations: the share of the devices' time that goes into training steps.
 
-    bench = Bench(code=ROOT, work=Path("/tmp/bench"), defconfig="gpt2-ra-v5-quickstart", settings=["N_LAYER=6"])
+    bench = Bench(code=ROOT, work=Path("bench"), defconfig="gpt2-ra-v5-quickstart", settings=["N_LAYER=6"])
     bench.measure(seconds=15, gpus=1, cache="warm")
 
 What is measured is a checkout that is named, of this commit or another, by what all commits keep: make, its settings,

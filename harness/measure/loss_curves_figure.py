@@ -36,12 +36,7 @@ def _sketch(curves: Sequence[Curves], labels: Mapping[str, str], name: str) -> S
         label += "" if apart.any() else ": none"
         # With dots, for a step whose neighbours have no difference.
         _draw(lower, apart, label, color=COLOURS[place], linewidth=0.9, marker=".", markersize=2)
-    upper.set_ylabel("training loss (nats/token)")
-    lower.set_ylabel(f"difference from {labels[NANOGPT]}\n(absolute, nats/token)")
-    lower.set_yscale("log", nonpositive="mask")
-    lower.set_xlabel("step")
-    for axes in (upper, lower):
-        axes.legend()
+    name_axes(upper, lower, labels[NANOGPT])
     means = " Lines are means over seeds, thin lines single seeds." * (len(curves) > 1)
     return Sketch(
         name=name,
@@ -50,6 +45,16 @@ def _sketch(curves: Sequence[Curves], labels: Mapping[str, str], name: str) -> S
         f"what another order of rounding makes of nanoGPT itself. Steps without any are left out.{means}",
         figure=figure,
     )
+
+
+def name_axes(upper: Axes, lower: Axes, reference: str) -> None:
+    """Say what is drawn: training losses above, and how far they lie from those of `reference` below."""
+    upper.set_ylabel("training loss (nats/token)")
+    lower.set_ylabel(f"difference from {reference}\n(absolute, nats/token)")
+    lower.set_yscale("log", nonpositive="mask")
+    lower.set_xlabel("step")
+    for axes in (upper, lower):
+        axes.legend()
 
 
 def _draw(axes: Axes, seeds: NDArray[np.float64], label: str, **look: Any) -> None:

@@ -20,6 +20,7 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.run.records import read_metrics, read_provenance, read_summary
+from harness.measure.loss_curves_figure import name_axes
 from harness.measure.timing import Times
 from harness.report.style import COLOURS, DASHES, STYLE, WIDTH, Drawing, Sketch, write_sketch
 
@@ -141,12 +142,7 @@ def draw(runs: Sequence[Trained], png: Path) -> Drawing:
                 apart = [abs(d) for d in differences(runs[0], run)]
                 label = run.label + ("" if any(apart) else ": none")
                 lower.plot(list(run.train_loss), apart, label=label, marker=".", markersize=2, **look)
-        upper.set_ylabel("training loss (nats/token)")
-        lower.set_ylabel(f"difference from {runs[0].label}\n(absolute, nats/token)")
-        lower.set_yscale("log", nonpositive="mask")
-        lower.set_xlabel("step")
-        for axes in (upper, lower):
-            axes.legend()
+        name_axes(upper, lower, runs[0].label)
         caption = (
             "The same batches, dealt to other numbers of processes. Below: absolute differences; none is left out."
         )
