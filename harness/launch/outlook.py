@@ -93,14 +93,15 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
         factor = {
             e.step: data_parallel_factor(
                 split.processes_per_run,
-                step_s=e.ms_per_step / 1000,
+                step_s=processes * e.ms_per_step / 1000,
                 parameters=e.params,
                 bytes_per_s=LINK_BYTES_PER_S,
             )
             for e in estimates
         }
         n = max(1, devices * split.runs_per_device // split.processes_per_run)
-        costs = [slowed(of[run.step].cost, factor[run.step]) for run in runs]
+        # The trials were shared out as is asked: theirs is what was measured.
+        costs = [slowed(of[run.step].cost, 1.0 if split == asked else factor[run.step]) for run in runs]
         return forecast(costs, slots=n, compilers=compilers, pipeline=not here[0].is_processor)
 
     now = told(asked)

@@ -75,6 +75,17 @@ def test_the_outlook_is_the_forecasts_and_is_kept(
     assert "the best of what can be foretold: 4 devices, a run on each: " in printed
 
 
+def test_runs_of_several_processes_are_foretold_as_they_were_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tmp_path, PROCESSES_PER_RUN="2", GRADIENT_ACCUMULATION_STEPS="2")
+    monkeypatch.setattr(outlook, "slots", lambda plan: [Slot(device="GPU 0+1", turn=0, devices=2)])
+    print_outlook(plan, [estimate(run.step) for run in plan.arms], complete=True)
+    told = read_json(plan.directory / NAME)
+    assert (told["devices"], told["slots"]) == (2, 1)
+    assert told["train_s"] == len(plan.runs) * 100
+
+
 def test_what_is_not_of_all_arms_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(tmp_path)
     print_outlook(plan, [estimate("baseline")], complete=False)
