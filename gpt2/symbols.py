@@ -59,7 +59,7 @@ def _fill(cls: type, symbols: Symbols, **given: Any) -> Any:
         else:
             value = symbols.get(symbol)
             if value is not None and hints[f.name] in (float, float | None):
-                value = _float(symbol, value)
+                value = number(symbol, value)
         if value is not None:
             given[f.name] = value
     return cls(**given)
@@ -68,8 +68,8 @@ def _fill(cls: type, symbols: Symbols, **given: Any) -> Any:
 _hints = functools.cache(get_type_hints)
 
 
-def _float(symbol: str, text: object) -> float:
-    """A finite number from a string symbol."""
+def number(symbol: str, text: object) -> float:
+    """A finite number from a string symbol. Raises SettingError."""
     number = float(str(text)) if _NUMBER.fullmatch(str(text)) else math.nan
     check(math.isfinite(number), symbol, f'"{text}"', "is not a number such as 0.1 or 6e-4")
     return number

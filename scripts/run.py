@@ -23,7 +23,8 @@ def main() -> int:
     began = time.monotonic()
     parser = argparse.ArgumentParser(description="Train what the configuration asks for and is not yet done.")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last experiment")
-    if parser.parse_args().go_on:
+    go_on = parser.parse_args().go_on
+    if go_on:
         refuse_assignments("continue")
         # Whether everything in it is taken was asked when it was started.
         plan, overrides = asked_plan(last_experiment()), []
@@ -36,7 +37,8 @@ def main() -> int:
     from harness.launch.status import print_status
 
     status = run_plan(plan, overrides, began=began)
-    print_status(plan)
+    # Arms that have been tuned meanwhile have other settings than they had.
+    print_status(asked_plan(plan.directory) if go_on else configured_plan())
     return status
 
 

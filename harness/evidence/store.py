@@ -23,8 +23,8 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
+from harness.configure.arms import PATHS
 from harness.configure.kconfig import list_steps
-from harness.configure.plan import PATHS
 
 SUMMARY_COLUMNS = (
     *("step", "seed", "status", "val_loss", "val_bpb", "train_loss", "iters", "tokens", "ms_per_step", "tokens_per_s"),

@@ -50,7 +50,7 @@ def check_plan(plan: Plan) -> Iterator[Check]:
     Runs that differ in nothing but their seed are one model, and are tried once.
     """
     tried: dict[tuple[str, int, str, bool], DryRun | str] = {}
-    for run in plan.runs:
+    for run in (run for stage in plan.stages for run in stage.runs):
         t = run.config.train
         key = (run.shape, t.processes, t.parallel, t.activation_checkpointing)
         if key not in tried:
@@ -92,7 +92,8 @@ def describe_data(config: RunConfig) -> str:
 
 def print_checks(plan: Plan) -> int:
     """Dry-run a plan, a line per run and one for the whole. Returns how many failed."""
-    width = max(len(run.name) for run in plan.runs)
+    runs = [run for stage in plan.stages for run in stage.runs]
+    width = max(len(run.name) for run in runs)
     failed = 0
     disk = flops = memory = 0.0
     data: dict[str, None] = {}
@@ -111,7 +112,7 @@ def print_checks(plan: Plan) -> int:
     for line in (*precision_notes(plan), *schedule_notes(plan), *slurm_notes(plan)):
         print(f"note: {line}")
     print(
-        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
+        f"{len(runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
         f"at most about {decimal(memory, 1)} GiB of GPU memory",
         flush=True,
     )
