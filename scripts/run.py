@@ -30,7 +30,7 @@ def main() -> int:
         plan, overrides = asked_plan(last_experiment()), []
     else:
         plan, overrides = configured_plan(), command_line_assignments()
-    if not all(run.is_done for run in plan.runs) and slurm_config(plan.base.symbols) is None:
+    if not all(run.is_done for run in plan.all_runs) and slurm_config(plan.base.symbols) is None:
         get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
     from harness.launch.launch import run_plan

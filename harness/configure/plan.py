@@ -142,6 +142,11 @@ class Plan:
         return (self.trials.plan, self) if self.trials else (self,)
 
     @property
+    def all_runs(self) -> list[PlannedRun]:
+        """The runs of all stages."""
+        return [run for stage in self.stages for run in stage.runs]
+
+    @property
     def arms(self) -> list[PlannedRun]:
         """The first run of each step: the others are the same but for their seed."""
         first: dict[str, PlannedRun] = {}

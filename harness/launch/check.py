@@ -50,7 +50,7 @@ def check_plan(plan: Plan) -> Iterator[Check]:
     Runs that differ in nothing but their seed are one model, and are tried once.
     """
     tried: dict[tuple[str, int, str, bool], DryRun | str] = {}
-    for run in (run for stage in plan.stages for run in stage.runs):
+    for run in plan.all_runs:
         t = run.config.train
         key = (run.shape, t.processes, t.parallel, t.activation_checkpointing)
         if key not in tried:
@@ -92,8 +92,7 @@ def describe_data(config: RunConfig) -> str:
 
 def print_checks(plan: Plan) -> int:
     """Dry-run a plan, a line per run and one for the whole. Returns how many failed."""
-    runs = [run for stage in plan.stages for run in stage.runs]
-    width = max(len(run.name) for run in runs)
+    width = max(len(run.name) for run in plan.all_runs)
     failed = 0
     disk = flops = memory = 0.0
     data: dict[str, None] = {}
@@ -112,7 +111,7 @@ def print_checks(plan: Plan) -> int:
     for line in (*precision_notes(plan), *schedule_notes(plan), *slurm_notes(plan)):
         print(f"note: {line}")
     print(
-        f"{len(runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
+        f"{len(plan.all_runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
         f"at most about {decimal(memory, 1)} GiB of GPU memory",
         flush=True,
     )
@@ -121,7 +120,7 @@ def print_checks(plan: Plan) -> int:
 
 def precision_notes(plan: Plan) -> list[str]:
     """What is to be said of runs whose precision does not fit the device that they would have here."""
-    asked = dict.fromkeys((run.config.train.device, run.config.train.dtype) for run in plan.runs)
+    asked = dict.fromkeys((run.config.train.device, run.config.train.dtype) for run in plan.all_runs)
     # A device that is named and not here will be where the runs are trained.
     here = {device: select_device(device) for device, _ in asked if device in ("auto", "cpu")}
     notes = (slow_precision(here[device], dtype) for device, dtype in asked if device in here)
@@ -130,7 +129,7 @@ def precision_notes(plan: Plan) -> list[str]:
 
 def schedule_notes(plan: Plan) -> list[str]:
     """What is to be said of runs that would end in their warm-up: they train, at less than LEARNING_RATE."""
-    lengths = dict.fromkeys((run.config.optimizer.warmup_iters, run.config.train.max_iters) for run in plan.runs)
+    lengths = dict.fromkeys((run.config.optimizer.warmup_iters, run.config.train.max_iters) for run in plan.all_runs)
     return [
         f"WARMUP_ITERS={warmup} is more than MAX_ITERS={iters}: the run ends in its warm-up, below LEARNING_RATE"
         for warmup, iters in lengths
