@@ -19,8 +19,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ra_v5-direct-d_bias": {"attention": "ra_v5", "ra_v5_fold": "direct", "ra_v5_d_bias": True},
     "mla": {"attention": "mla"},
     "ra_mla": {"attention": "ra_mla"},
+    "rope": {"attention": "rope", "attention_options": {"base": 100}},
+    "qk_norm": {"attention": "qk_norm", "attention_options": {"sharpness": 8}},
+    "sdpa_gate-elementwise": {"attention": "sdpa_gate", "attention_options": {"headwise": False}},
+    "sdpa_gate-headwise": {"attention": "sdpa_gate", "attention_options": {"headwise": True}},
+    "value_residual": {"attention": "value_residual", "attention_options": {"mix": "0.4"}},
+    "gqa": {"attention": "gqa", "attention_options": {"kv_heads": 2}},
+    "mqa": {"attention": "gqa", "attention_options": {"kv_heads": 1}},
+    "sliding_window": {"attention": "sliding_window", "attention_options": {"size": 14}},
+    "uniform": {"attention": "uniform"},
 }
 """Settings of GPTConfig by name."""
+
+SHAPED_ANEW = {"gqa": {"c_attn"}, "mqa": {"c_attn"}, "uniform": {"c_attn"}}
+"""Projections that have another shape than the reference's, by variant."""
+
+ADDED = {"sdpa_gate-elementwise": {"c_gate"}, "sdpa_gate-headwise": {"c_gate"}}
+"""Projections that the reference does not have, by variant."""
 
 
 def small_config(variant: str, **settings: Any) -> GPTConfig:

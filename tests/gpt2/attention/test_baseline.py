@@ -17,7 +17,7 @@ from gpt2.base.errors import UserError
 from gpt2.config import GPTConfig
 from gpt2.model import GPT
 from gpt2.optimizer import gate_names
-from tests.gpt2.variants import VARIANTS, explicit_attention, small_config, small_model
+from tests.gpt2.variants import ADDED, SHAPED_ANEW, VARIANTS, explicit_attention, small_config, small_model
 
 
 class CountSDPA(TorchDispatchMode):
@@ -140,9 +140,16 @@ def weights(variant: str, seed: int = 1, **settings: Any) -> dict[str, Tensor]:
 def test_arms_of_a_seed_begin_with_the_same_numbers(variant: str) -> None:
     reference, ours = weights("mla" if "mla" in variant else "baseline"), weights(variant)
     common = {name for name in ours if name in reference and ours[name].shape == reference[name].shape}
-    assert set(reference) == common, "the reference has nothing that the variant has not"
+    shaped_anew, added = (parts_of(ours, projections.get(variant, set())) for projections in (SHAPED_ANEW, ADDED))
+    assert set(reference) - common == shaped_anew, "the reference has nothing else that the variant has not"
     assert all(torch.equal(ours[name], reference[name]) for name in common)
-    assert set(ours) - common <= gate_names(GPT(small_config(variant), seed=1))
+    assert added.isdisjoint(reference)
+    assert set(ours) - common - shaped_anew - added <= gate_names(GPT(small_config(variant), seed=1))
+
+
+def parts_of(weights: dict[str, Tensor], projections: set[str]) -> set[str]:
+    """Names of the weights and biases of these projections of attention."""
+    return {name for name in weights if name.rpartition(".attn.")[2].partition(".")[0] in projections}
 
 
 def test_mla_begins_with_the_baselines_numbers_outside_its_projections() -> None:
