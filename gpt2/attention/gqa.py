@@ -2,8 +2,8 @@
 
     head h attends with q_h to the keys and values of head h // (H / G), of which there are G
 
-GQA, arXiv:2305.13245, section 2.2. G = 1 is multi-query attention (arXiv:1911.02150), G = H the baseline. Model and cache
-are smaller: the KV cache holds 2 G D numbers per token and layer instead of 2 H D.
+GQA, arXiv:2305.13245, section 2.2. G = 1 is multi-query attention (arXiv:1911.02150), G = H the baseline. The model is
+smaller, and so is the KV cache: 2 G D numbers per token and layer instead of 2 H D.
 """
 
 from __future__ import annotations

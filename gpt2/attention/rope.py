@@ -3,8 +3,8 @@
     q_i -> rot(i) q_i,  k_j -> rot(j) k_j,  S[i, j] = q_i^T rot(j - i) k_j / sqrt(D)
 
 rot(p) turns the plane of dimensions d and d + D/2, for each d < D/2, by the angle p base^(-2d/D). RoFormer
-(arXiv:2104.09864, section 3.2), whose planes are of neighbours: another numbering of dimensions that start alike. GPT-2's
-learned positions stay. The KV cache holds turned keys: as much as the baseline's.
+(arXiv:2104.09864, section 3.2), whose planes are of neighbours: another numbering of dimensions that start alike.
+GPT-2's learned positions stay. The KV cache holds turned keys: as much as the baseline's.
 """
 
 from __future__ import annotations

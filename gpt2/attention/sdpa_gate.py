@@ -1,8 +1,8 @@
 """A gate on what attention finds: Y = SDPA(Q, K, V) * sigmoid(x W + b), before the output projection.
 
-Gated attention, arXiv:2505.06708, at the place it calls G1; x is what enters the layer. Elementwise, W is [C, C] and every
-number of a head's output has a gate; headwise, [C, H], and a head has one. W starts as other matrices do, so that all
-gates start about half open. The KV cache is the baseline's.
+Gated attention, arXiv:2505.06708, at the place it calls G1; x is what enters the layer. Elementwise, W is [C, C] and
+every number of a head's output has a gate; headwise, [C, H], and a head has one. W starts as other matrices do, so that
+all gates start about half open. The KV cache is the baseline's.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     S[i, j] = q_i^T k_j / sqrt(D)  where  i - window < j <= i,  and no other j
 
 As in Longformer's model of text (arXiv:2004.05150, section 3.1) and Mistral 7B (arXiv:2310.06825, section 2). Through n
-layers a token hears of n (window - 1) earlier ones. window >= T is the baseline. The KV cache holds window - 1 positions.
-SDPA gets the window as a mask, which its fastest kernels do not take: the arm tells what a window costs in loss, not
-what a kernel made for it would save in time.
+layers a token hears of n (window - 1) earlier ones. window >= T is the baseline. The KV cache holds window - 1
+positions. SDPA gets the window as a mask, which its fastest kernels do not take: the arm tells what a window costs in
+loss, not what a kernel made for it would save in time.
 """
 
 from __future__ import annotations
