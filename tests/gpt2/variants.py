@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.config import GPTConfig
 from gpt2.model import GPT
 
@@ -60,3 +61,13 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     scores = q @ k.transpose(-2, -1) * scale
     later = torch.arange(S) > torch.arange(S - T, S).view(-1, 1)
     return scores.masked_fill(later, -math.inf).softmax(-1) @ v
+
+
+def heads_of(attention: CausalSelfAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [B, H, T, D] of x [B, T, C] as `c_attn` emits them, written out."""
+    (B, T, C), H = x.shape, attention.n_head
+    projected = x @ attention.c_attn.weight.T
+    if attention.c_attn.bias is not None:
+        projected = projected + attention.c_attn.bias
+    q, k, v = (t.view(B, T, H, C // H).transpose(1, 2) for t in projected.split(C, dim=-1))
+    return q, k, v

@@ -15,6 +15,7 @@ from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.shared import LayerCache, causal_attention
 from gpt2.base.errors import UserError
 from gpt2.config import GPTConfig
+from gpt2.machine.compilation import compile_scope
 from gpt2.model import GPT
 from gpt2.optimizer import gate_names
 from tests.gpt2.variants import ADDED, SHAPED_ANEW, VARIANTS, explicit_attention, small_config, small_model
@@ -84,6 +85,32 @@ def test_attention_dropout_acts_in_training_only(variant: str) -> None:
     assert not torch.equal(model(idx)[0], model(idx)[0])
     model.eval()
     assert torch.equal(model(idx)[0], model(idx)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_autocast_keeps_the_loss_close(variant: str, dtype: torch.dtype) -> None:
+    model = small_model(variant).eval()
+    idx = torch.randint(64, (2, 33), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, exact = model(idx[:, :-1], idx[:, 1:])
+        with torch.autocast("cpu", dtype):
+            _, loss = model(idx[:, :-1], idx[:, 1:])
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["attention", "model"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_traced_whole(variant: str, scope: str) -> None:
+    model = small_model(variant)
+    idx = torch.randint(64, (2, 32), generator=torch.Generator().manual_seed(0))
+    _, expected = model(idx, idx)
+    compile_scope(model, scope, backend="aot_eager")
+    _, loss = model(idx, idx)
+    loss.backward()
+    torch.compiler.reset()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 
 
 # The cache
