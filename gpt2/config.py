@@ -27,8 +27,12 @@ def _has_ra(model: GPTConfig) -> bool:
     return model.attention in ("ra_v5", "ra_mla")
 
 
+WITHOUT_GATES = ("baseline", "mla", "rope", "sdpa_gate", "value_residual", "gqa", "sliding_window", "uniform")
+"""Variants in which no parameter is a gate. Of one that is not named, the rate of its gates is taken to matter."""
+
+
 def _may_have_gates(model: GPTConfig) -> bool:
-    return model.attention not in ("baseline", "mla")
+    return model.attention not in WITHOUT_GATES
 
 
 def _has_mla(model: GPTConfig) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
@@ -43,6 +45,16 @@ def check(condition: bool, symbol: str, value: object, expected: str) -> None:
     """Raise a one-line error that names the symbol (or field) and the value unless `condition` holds."""
     if not condition:
         raise SettingError(symbol, value, expected)
+
+
+def number(symbol: str, text: object) -> float:
+    """The finite number that a string symbol holds, Kconfig having no type for it. Raises SettingError."""
+    value = float(str(text)) if _NUMBER.fullmatch(str(text)) else math.nan
+    check(math.isfinite(value), symbol, f'"{text}"', "is not a number such as 0.1 or 6e-4")
+    return value
+
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def check_path(symbol: str, path: str) -> None:

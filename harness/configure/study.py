@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gpt2.base.errors import UserError
-from gpt2.base.settings import check
-from gpt2.symbols import Symbols, number
+from gpt2.base.settings import check, number
+from gpt2.symbols import Symbols
 from harness.configure.kconfig import Size
 from harness.configure.lists import parse_lengths, parse_seeds, parse_sizes, parse_sweep
 
