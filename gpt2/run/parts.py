@@ -16,6 +16,7 @@ from gpt2.machine.compilation import uncompile
 from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
 from gpt2.machine.ranks import ALONE, Ranks
 from gpt2.model import GPT
+from gpt2.run.ema import WeightAverage
 from gpt2.run.load import load_initial_weights
 from gpt2.run.parallel import share
 
@@ -46,6 +47,7 @@ class Parts:
         self.shared = share(self.model, config.optimizer, self.device, t.parallel, ranks)
         self.optimizer = self.shared.optimizer
         self.parameters = list(self.model.parameters())
+        self.average = WeightAverage(self.model, t.ema_decay) if t.ema_decay else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
         self.eval_set = eval_set(
             self.dataset, batch_size=t.batch_size, block_size=config.model.block_size, eval_tokens=t.eval_tokens

@@ -76,6 +76,7 @@ SUMMARY: Schema = {
     "error?": _or_null(LINE),
     **dict.fromkeys(("iters?", "tokens?", "params?", "overflows?"), _or_null(WHOLE)),
     **dict.fromkeys(("val_loss?", "val_bpb?", "train_loss?"), NUMBER),
+    **dict.fromkeys(("ema_val_loss?", "ema_val_bpb?", "val_loss_tail?"), NUMBER),
     **dict.fromkeys(("ms_per_step?", "ms_per_step_iqr?", "tokens_per_s?", "mfu?", "peak_mem_gib?"), AMOUNT),
     **dict.fromkeys(("train_time_s?", "eval_time_s?", "checkpoint_time_s?"), AMOUNT),
     **dict.fromkeys(("wall_time_s?", "startup_s?", "waited_s?"), AMOUNT),
