@@ -263,6 +263,9 @@ class TrainConfig:
     tf32: bool = setting(True, "TF32", idle_if=autocasts)
     """Allow TF32 where float32 matrix products run on tensor cores."""
 
+    sdpa_kernel: str = setting("auto", "SDPA_KERNEL_", choice=True, optional=True)
+    """What computes attention: "auto", "cudnn", "flash", "efficient" or "math" (gpt2/machine/sdpa.py)."""
+
     fused_loss: bool = setting(True, "FUSED_LOSS")
     """The output layer and the loss a chunk of tokens at a time, without ever holding all logits (gpt2/loss.py)."""
 

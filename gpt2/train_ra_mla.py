@@ -30,6 +30,7 @@ from gpt2.checks.dry_run import dry_run
 from gpt2.config import RunConfig
 from gpt2.data.batches import Batch
 from gpt2.data.dataset import open_dataset
+from gpt2.machine import sdpa
 from gpt2.machine.device import autocast, device_name, select_device, slow_precision
 from gpt2.machine.ranks import ALONE, Ranks, is_rank, join
 from gpt2.machine.sharing import SharedDevice, machine_wide
@@ -162,6 +163,8 @@ def train(run: Run, stop: Stop) -> str:
         warnings = [("data", line) for line in parts.dataset.warnings]
         if slow := slow_precision(parts.device, t.dtype):
             warnings.append(("slow_precision", slow))
+        if other := sdpa.differs(t.sdpa_kernel, parts.sdpa_ran, parts.device, t.dtype):
+            warnings.append(("sdpa", other))
         for event, line in warnings:
             if line not in run.progress.events:  # of the process before this one
                 run.differs(event, line)

@@ -12,6 +12,7 @@ from torch import Tensor
 from gpt2.config import RunConfig
 from gpt2.data.batches import Batch, batches, eval_set
 from gpt2.data.dataset import Dataset, open_dataset
+from gpt2.machine import sdpa
 from gpt2.machine.compilation import uncompile
 from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
 from gpt2.machine.ranks import ALONE, Ranks
@@ -37,12 +38,15 @@ class Parts:
         self.dataset = dataset or open_dataset(config.data)
         self.device = select_device(t.device)
         set_precision(t.tf32)
+        sdpa.request(t.sdpa_kernel, self.device, t.dtype)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.model = GPT(config.model, seed=t.seed)
         if t.init_from:
             load_initial_weights(self.model, t.init_from)
         self.model.to(self.device)
+        self.sdpa_ran = sdpa.kernels_of(self.model, self.device, t.dtype, kernel=t.sdpa_kernel)
+        """Which kernels compute its attention; None where the device does not tell."""
         self.model.recomputes_blocks = t.activation_checkpointing
         self.shared = share(self.model, config.optimizer, self.device, t.parallel, ranks)
         self.optimizer = self.shared.optimizer

@@ -94,18 +94,21 @@ _HARDWARE: Schema = {
     "cpu": _or_null(TEXT),
     "cores": _or_null(WHOLE),
     "driver": _or_null(TEXT),
+    "threads?": _or_null(WHOLE),
 }
 _PARALLEL: Schema = {"processes": Kind("a whole number, 1 at least", lambda value: _is_whole(value) and value >= 1)}
+_SDPA: Schema = {"asked": TEXT, "ran": _or_null(TEXT)}
 PROVENANCE: Schema = {
     "started": TEXT,
     "code": _CODE,
     "versions": _VERSIONS,
     "hardware": _HARDWARE,
     "parallel?": _PARALLEL,
+    "sdpa?": _SDPA,
     "data": {"dataset": TEXT, "tokenizer": _or_null(TEXT), "hash": TEXT, "train_tokens": WHOLE},
     "identity": {"RA_V5_GATE_INIT?": NUMBER, "*": SCALAR},
     "config_hash": TEXT,
-    "resumed?": [{"step": WHOLE, "code": _CODE, "versions": _VERSIONS, "hardware": _HARDWARE}],
+    "resumed?": [{"step": WHOLE, "code": _CODE, "versions": _VERSIONS, "hardware": _HARDWARE, "sdpa?": _SDPA}],
 }
 
 _EVENT: Schema = {"event": TEXT, "message": LINE}

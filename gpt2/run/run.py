@@ -96,6 +96,7 @@ class Run:
                 out,
                 device=self.parts.device,
                 parallel=self.parallel(),
+                sdpa=self.sdpa(),
                 dataset=dataset,
                 eval_set=self.parts.eval_set,
                 identity=identity,
@@ -112,6 +113,10 @@ class Run:
         several = self.ranks.world_size > 1
         strategy = self.config.train.parallel if several else None
         return {"processes": self.ranks.world_size, "nodes": self.ranks.nodes, "strategy": strategy}
+
+    def sdpa(self) -> dict[str, str | None]:
+        """Which kernel of attention was asked for, and which computes it, for provenance.json."""
+        return {"asked": self.config.train.sdpa_kernel, "ran": self.parts.sdpa_ran}
 
     @property
     def step(self) -> int:
@@ -312,7 +317,9 @@ class Run:
             for path in loaded.damaged:
                 self.differs("damaged", f"{path.name} is damaged and was passed over")
         if self.ranks.is_first:
-            add_resumption(self.out, device=self.parts.device, parallel=self.parallel(), step=self.step)
+            add_resumption(
+                self.out, device=self.parts.device, parallel=self.parallel(), sdpa=self.sdpa(), step=self.step
+            )
         self.differs("resume", f"resumed at step {self.step}")
 
     def _newest(self) -> Loaded | None:
