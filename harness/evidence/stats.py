@@ -30,12 +30,11 @@ from typing import Any
 import numpy as np
 from scipy import integrate, optimize, stats
 
+from harness.evidence.costs import cost_facts
 from harness.evidence.store import (
     Arm,
     Experiment,
     RunRecord,
-    compile_ran,
-    device_name,
     devices,
     has_clean_times,
     own_symbols,
@@ -280,14 +279,15 @@ def _compare(arm: Arm, other: Arm, metric: Metric, note: str) -> Comparison:
 
 def _spoiled(pairs: Sequence[tuple[RunRecord, RunRecord]], metric: Metric) -> list[str]:
     """What differs within pairs and makes a metric's difference mean something else, as `compile differs: a vs b`."""
-    facts = {"data": data_hash}
-    if metric.is_cost:
-        facts |= {"compile": compile_ran, "device": device_name}
+
+    def facts(run: RunRecord) -> dict[str, str | None]:
+        return {"data": data_hash(run)} | (cost_facts(run) if metric.is_cost else {})
+
     differing = {
-        f"{name} differs: {fact(run)} vs {fact(reference)}": None
-        for name, fact in facts.items()
+        f"{name} differs: {ours} vs {facts(reference)[name]}": None
         for run, reference in pairs
-        if fact(run) != fact(reference)
+        for name, ours in facts(run).items()
+        if ours != facts(reference)[name]
     }
     if metric.name in _TIMES and (shared := [x.name for pair in pairs for x in pair if not has_clean_times(x)]):
         differing[f"times of a device that others used meanwhile: {_some(shared)}"] = None

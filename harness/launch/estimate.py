@@ -30,6 +30,7 @@ from gpt2.machine.device import power_w
 from gpt2.model import GPT
 from gpt2.run.checkpoint import KEEP
 from gpt2.run.directory import hold
+from gpt2.run.evaluation import due_steps
 from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, PlannedRun, run_directory
 from harness.launch.forecast import Cost
@@ -201,8 +202,8 @@ def seconds_of_run(
 
 
 def evaluations(train: TrainConfig) -> int:
-    """How often a run evaluates: before every EVAL_INTERVAL-th step, and at its end."""
-    return len(range(0, train.max_iters, train.eval_interval)) + 1
+    """How often a run evaluates."""
+    return len(due_steps(train.max_iters, train.eval_interval, train.eval_tail))
 
 
 def checkpoints(train: TrainConfig) -> int:
@@ -246,8 +247,9 @@ def print_estimates(plan: Plan) -> int:
 
 def _trial(run: PlannedRun, folder: Path) -> PlannedRun:
     """A run of a few steps, in a directory of `folder`; on random tokens where the run's data is not there."""
-    settings = {"MAX_ITERS": str(STEPS), "LOG_INTERVAL": "2", "EVAL_INTERVAL": str(STEPS), "CHECKPOINT_INTERVAL": "0"}
-    settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n", "CHECKPOINT_KEEP_ALL": "y"}
+    settings = {"MAX_ITERS": str(STEPS), "LOG_INTERVAL": "2", "EVAL_INTERVAL": str(STEPS), "EVAL_TAIL": "0"}
+    settings |= {"CHECKPOINT_INTERVAL": "0", "CHECKPOINT_KEEP_ALL": "y"}
+    settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n"}
     minimal = run.resolved.minimal()
     ready, _ = dataset_status(run.config.data)
     if not ready:
