@@ -23,6 +23,9 @@ from harness.configure.study import StudyConfig, Sweep
 PATHS = (*DATA_PATHS, "INIT_FROM")
 """Settings whose values are paths, and what is found there other data or another start."""
 
+COMPILE = ("COMPILE_NONE", "COMPILE_ATTENTION", "COMPILE_MODEL")
+"""What is compiled: of a step's fragment, unless STUDY_COMPILE is on."""
+
 MAX_NAME_BYTES = 255
 """Of a directory's name, on the file systems there are."""
 
@@ -54,8 +57,12 @@ def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], 
         for step in steps or (None,):
             fragment = _over(size.assignments() if size else [], step.assignments() if step else [])
             name = step.name if step else overlay(base, fragment).run_config().model.attention.replace("_", "-")
+            if base.symbols.get("STUDY_COMPILE"):
+                fragment = [a for a in fragment if a.symbol not in COMPILE]
+                fragment.append(Assignment("COMPILE_MODEL", "y", "STUDY_COMPILE"))
             arm = Arm(name=name + (f"@STUDY_SIZE={size.name}" if size else ""), assignments=tuple(fragment))
             arms += swept(base, arm, sweep, "ABLATION_SWEEP")
+    _refuse_the_same_twice(base, arms)
     for symbol, values in sweep:
         if len(values) > 1 and not any(f"@{symbol}=" in arm.name for arm in arms):
             raise UserError(
@@ -137,6 +144,15 @@ def refuse_sweep(setting: str, symbol: str, values: Sequence[str]) -> None:
         raise UserError(
             f"{where}: {symbol} cannot be swept: a name, a place or a pace of logging, it changes no number of a run"
         )
+
+
+def _refuse_the_same_twice(base: Resolved, arms: Sequence[Arm]) -> None:
+    runs: dict[str, str] = {}
+    for arm in arms:
+        run = repr(sorted(_what_is_run(overlay(base, arm.assignments).run_config()).items()))
+        if run in runs:
+            raise UserError(f"{runs[run]} and {arm.name} would be the same run: leave one of them out")
+        runs[run] = arm.name
 
 
 def _over(below: Sequence[Assignment], above: Sequence[Assignment]) -> list[Assignment]:

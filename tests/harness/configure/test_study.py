@@ -50,6 +50,15 @@ def test_every_size_has_every_arm_and_lengths_of_its_own():
     assert wide["baseline@STUDY_SIZE=bytes-0.1m@MAX_ITERS=18"].model.n_embd == 64
 
 
+def test_every_step_can_be_compiled_and_none_is_the_same_twice():
+    plan = planned(STUDY_COMPILE="y")
+    assert {run.config.train.compile for run in plan.runs} == {"model"}
+    with pytest.raises(UserError, match="baseline and baseline-compiled would be the same run"):
+        planned(STUDY_COMPILE="y", RA_MLA_ABLATION_STEPS="1,5")
+    with pytest.raises(UserError, match="gqa and mqa would be the same run"):
+        planned(GQA_KV_HEADS="1", RA_MLA_ABLATION_STEPS="gqa,mqa")
+
+
 def test_every_arm_has_as_many_trials_on_seeds_of_their_own():
     tune = "LEARNING_RATE=1e-4,4e-4;RA_V5_GATE_LR_MULT=1,10"
     plan = planned(STUDY_TUNE=tune, STUDY_TUNE_SEEDS="7,8", MIN_LR="0")
