@@ -162,6 +162,25 @@ class Experiment:
         return [run for arm in self.arms for run in arm.runs]
 
     @cached_property
+    def compared(self) -> tuple[Arm, ...]:
+        """The arms that a verdict is about: all but lengths and reruns of others."""
+        beside = {other.step for arm in self.arms for other in (*self.lengths_of(arm), *self.reruns_of(arm))}
+        return tuple(arm for arm in self.arms if arm.step not in beside)
+
+    def lengths_of(self, arm: Arm) -> tuple[Arm, ...]:
+        """The same arm trained for another number of steps (STUDY_LENGTHS), without its own length."""
+        return self._labelled(arm, "MAX_ITERS")
+
+    def reruns_of(self, arm: Arm) -> tuple[Arm, ...]:
+        """The same runs again (STUDY_RERUNS)."""
+        return self._labelled(arm, "RERUN")
+
+    def _labelled(self, arm: Arm, symbol: str) -> tuple[Arm, ...]:
+        """The arms that are called as `arm` is, with one more label, of this symbol."""
+        beside = (other for other in self.arms if other.base == arm.base and arm.swept < other.swept)
+        return tuple(other for other in beside if [s.split("=")[0] for s in other.swept - arm.swept] == [symbol])
+
+    @cached_property
     def settings(self) -> dict[str, str]:
         """What the configuration that the experiment was started with says.
 
