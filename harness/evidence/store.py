@@ -83,6 +83,11 @@ class RunRecord:
         return "pending" if self.provenance is None else "unfinished"
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it is done or has failed, such as by a NaN: nothing more will come of it."""
+        return self.status in ("done", "failed")
+
+    @property
     def name(self) -> str:
         """`<step>/seed-<seed>`."""
         return f"{self.step}/seed-{self.seed}"
@@ -303,6 +308,11 @@ def has_clean_times(run: RunRecord) -> bool:
 def device_name(run: RunRecord) -> str | None:
     """The device a run was trained on, such as "NVIDIA H100 80GB HBM3"."""
     return None if run.provenance is None else shown(devices(run.provenance))
+
+
+def data_hash(run: RunRecord) -> str | None:
+    """The first digits of the hash of the data a run was trained on."""
+    return None if run.provenance is None else str(run.provenance["data"]["hash"])[:12]
 
 
 def devices(provenance: Json) -> str:
