@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import read_json, write_json
-from gpt2.base.text import shown
 from harness.configure.kconfig import list_steps
 from harness.configure.plan import Plan
 
 REGISTRATION = "registration.json"
+
+Check = Callable[[Any], bool]
 
 METRIC = "val_loss"
 """What a verdict on an arm is on. Others are reported beside it."""
@@ -103,11 +104,7 @@ def read_registration(path: Path) -> tuple[Entry, ...]:
     """
     if not path.exists():
         return ()
-    entries = _entries(path)
-    try:
-        return tuple(_entry(entry) for entry in entries)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: is not what docs/results.md says of it: {shown(repr(error), 200)}") from None
+    return tuple(_entry(path, number, entry) for number, entry in enumerate(_entries(path), start=1))
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
@@ -124,22 +121,17 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _entry(of: Mapping[str, Any]) -> Entry:
-    return Entry(
-        when=datetime.fromisoformat(of["when"]).astimezone(timezone.utc),
-        question=str(of["question"]),
-        metric=str(of["metric"]),
-        margin=float(of["margin"]),
-        arms={str(arm): tuple(map(str, names)) for arm, names in of["arms"].items()},
-        seeds=tuple(map(int, of["seeds"])),
-        looks=int(of["looks"]),
-        lengths=tuple(map(float, of["lengths"])),
-        reruns=int(of["reruns"]),
-        tuning=None if of["tuning"] is None else dict(of["tuning"]),
-        sizes=tuple(map(str, of["sizes"])),
-        hashes=dict(of["hashes"]),
-        previous=of["previous"],
-    )
+def _entry(path: Path, number: int, found: Mapping[str, Any]) -> Entry:
+    where = f"{path}: entry {number}"
+    for key, (words, fits) in _KEYS.items():
+        if key not in found:
+            raise UserError(f"{where}: {key} is missing")
+        if not fits(found[key]):
+            raise UserError(f"{where}: {key} must be {words}")
+    values: dict[str, Any] = {key: tuple(found[key]) if isinstance(found[key], list) else found[key] for key in _KEYS}
+    values["when"] = datetime.fromisoformat(found["when"])
+    values["arms"] = {arm: tuple(references) for arm, references in found["arms"].items()}
+    return Entry(**values)
 
 
 def _says_nothing_new(entry: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
@@ -174,3 +166,46 @@ def _hash_of(entry: Mapping[str, Any]) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _list_of(fits: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+_KEYS: Mapping[str, tuple[str, Check]] = {
+    "when": ("a time with its zone, ISO 8601", _is_time),
+    "question": ("text", _is_text),
+    "metric": ("text", _is_text),
+    "margin": ("a share of compute above 0, such as 0.01", lambda value: _is_number(value) and 0 < value < 1),
+    "arms": (
+        "arms, each with a list of what it is compared with",
+        lambda value: isinstance(value, dict) and all(map(_list_of(_is_text), value.values())),
+    ),
+    "seeds": ("a list of whole numbers", _list_of(_is_int)),
+    "looks": ("a whole number, 1 at least", lambda value: _is_int(value) and value >= 1),
+    "lengths": ("a list of numbers", _list_of(_is_number)),
+    "reruns": ("a whole number", _is_int),
+    "tuning": ("an object or null", lambda value: value is None or isinstance(value, dict)),
+    "sizes": ("a list of names", _list_of(_is_text)),
+    "hashes": ("an object", lambda value: isinstance(value, dict)),
+    "previous": ("text or null", lambda value: value is None or _is_text(value)),
+}

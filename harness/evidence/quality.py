@@ -5,7 +5,7 @@ ordinary experiment below results/: stopped and started again it goes on, and `m
 three criteria are judged, noise taken into account. Each is PASS, FAIL or UNDECIDED:
 
 - Validation loss at most the reference's. On the paired differences over seeds, variant minus reference, with the
-  margin of harness/evidence/stats.py below which two losses are equivalent (0.05 %): PASS if the whole 95 % interval of
+  margin of 0.05 % below which two losses count as the same here: PASS if the whole 95 % interval of
   the mean lies below the margin; else FAIL if it lies above 0: worse, and too much to be equivalent; else UNDECIDED.
   Below three seeds always UNDECIDED: two differences hardly tell their own spread, and one tells nothing.
 - Some heads learn w_rec > 0.1, at the end of training. PASS if every seed has such a head, FAIL if none has, UNDECIDED
@@ -27,7 +27,7 @@ from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment, Resolved
 from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan
-from harness.evidence.stats import METRICS, MIN_SEEDS, paired_test
+from harness.evidence.paired import MIN_SEEDS, paired_test
 from harness.evidence.store import Experiment, RunRecord
 
 STEPS = {"baseline": "baseline", "ra_v5": "ra-v5-eager", "ra_mla": "ra-mla", "mla": "mla"}
@@ -36,6 +36,9 @@ STEPS = {"baseline": "baseline", "ra_v5": "ra-v5-eager", "ra_mla": "ra-mla", "ml
 GATE = "w_rec"
 GATE_THRESHOLD = 0.1
 """The RA v5 plan's: a head above this has learned to use reciprocity."""
+
+LOSS_MARGIN = 0.0005
+"""Share of a loss: a test of minutes has no lengths from which compute could be told."""
 
 PASS, FAIL, UNDECIDED = "PASS", "FAIL", "UNDECIDED"
 
@@ -181,9 +184,8 @@ def _judge_loss(results: Sequence[SeedResult]) -> Criterion:
     mean = f"difference {test.mean:+.2g}"
     if test.ci_low is None or test.ci_high is None:
         return Criterion(name=name, verdict=UNDECIDED, evidence=f"{mean} with one seed, which shows nothing")
-    share = next(metric.margin for metric in METRICS if metric.name == "val_loss")
     references = [r.reference_val_loss for r in results if r.delta is not None and r.reference_val_loss is not None]
-    margin = share * statistics.fmean(references)
+    margin = LOSS_MARGIN * statistics.fmean(references)
     evidence = f"{mean}, 95 % interval {test.ci_low:+.2g} to {test.ci_high:+.2g}, n={len(deltas)}, margin {margin:.2g}"
     if len(deltas) < MIN_SEEDS:
         return Criterion(name=name, verdict=UNDECIDED, evidence=f"{evidence}; {MIN_SEEDS} seeds are the least")

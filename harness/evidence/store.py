@@ -83,6 +83,11 @@ class RunRecord:
         return "pending" if self.provenance is None else "unfinished"
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it is done or has failed, such as by a NaN: nothing more will come of it."""
+        return self.status in ("done", "failed")
+
+    @property
     def name(self) -> str:
         """`<step>/seed-<seed>`."""
         return f"{self.step}/seed-{self.seed}"
@@ -160,6 +165,25 @@ class Experiment:
     def runs(self) -> list[RunRecord]:
         """Every run, by arm and seed."""
         return [run for arm in self.arms for run in arm.runs]
+
+    @cached_property
+    def compared(self) -> tuple[Arm, ...]:
+        """The arms that a verdict is about: all but lengths and reruns of others."""
+        beside = {other.step for arm in self.arms for other in (*self.lengths_of(arm), *self.reruns_of(arm))}
+        return tuple(arm for arm in self.arms if arm.step not in beside)
+
+    def lengths_of(self, arm: Arm) -> tuple[Arm, ...]:
+        """The same arm trained for another number of steps (STUDY_LENGTHS), without its own length."""
+        return self._labelled(arm, "MAX_ITERS")
+
+    def reruns_of(self, arm: Arm) -> tuple[Arm, ...]:
+        """The same runs again (STUDY_RERUNS)."""
+        return self._labelled(arm, "RERUN")
+
+    def _labelled(self, arm: Arm, symbol: str) -> tuple[Arm, ...]:
+        """The arms that are called as `arm` is, with one more label, of this symbol."""
+        beside = (other for other in self.arms if other.base == arm.base and arm.swept < other.swept)
+        return tuple(other for other in beside if [s.split("=")[0] for s in other.swept - arm.swept] == [symbol])
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -284,6 +308,11 @@ def has_clean_times(run: RunRecord) -> bool:
 def device_name(run: RunRecord) -> str | None:
     """The device a run was trained on, such as "NVIDIA H100 80GB HBM3"."""
     return None if run.provenance is None else shown(devices(run.provenance))
+
+
+def data_hash(run: RunRecord) -> str | None:
+    """The first digits of the hash of the data a run was trained on."""
+    return None if run.provenance is None else str(run.provenance["data"]["hash"])[:12]
 
 
 def devices(provenance: Json) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.evidence.stats import METRICS, Comparison, reference_of
+from harness.evidence.comparison import Comparison
+from harness.evidence.stats import METRICS, reference_of
 from harness.evidence.store import Experiment, compile_ran, device_name
 from harness.report.gates import final_gates, gates_over_training
 from harness.report.series import Curves, averaged_over, difference, loss_curves

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,13 @@ from gpt2.base.numbers import decimal
 from gpt2.base.text import showable, shown
 from gpt2.dotconfig import load
 from harness.configure.requests import Request, asked_plan, requests
+from harness.evidence.comparison import Comparison, write_comparison_csv
+from harness.evidence.contamination import contamination, identity
 from harness.evidence.launches import mean_error, read_launches
-from harness.evidence.stats import (
-    MIN_SEEDS,
-    Comparison,
-    compare,
-    contamination,
-    identity,
-    reference_of,
-    write_comparison_csv,
-)
+from harness.evidence.paired import MIN_SEEDS
+from harness.evidence.stats import compare, reference_of
 from harness.evidence.store import Experiment, write_summary_csv
+from harness.evidence.verdicts import SURVIVOR
 from harness.report.figures import Drawing, draw_figures
 from harness.report.pages import show, templates
 from harness.report.tables import (
@@ -192,12 +188,10 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
     for word in ("better", "worse", "equivalent", "undecided", "not comparable"):
         members = [c for c in tested if c.verdict == word and c not in few]
         if members:
-            is_shown = word in ("better", "worse")
-            amounts = [f" ({_amount(c)} against {titles[c.reference]})" * is_shown for c in members]
-            said = "; ".join(titles[c.step] + amount for c, amount in zip(members, amounts, strict=True))
+            said = "; ".join(titles[c.step] + _aside(c, titles) for c in members)
             groups.append(f"{_WORDS[word]}: {said}.")
     if few:
-        said = "; ".join(f"{titles[c.step]} ({count(c.n, 'seed')})" for c in few)
+        said = "; ".join(f"{titles[c.step]} ({count(c.n, 'seed')}{_failures(c)})" for c in few)
         groups.append(f"Undecided with fewer than {MIN_SEEDS} seeds, which can show no difference: {said}.")
     open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None and c not in few]
     if open_ones:
@@ -225,6 +219,20 @@ def _verdict_without_pairs(experiment: Experiment) -> str:
     arm = experiment.arms[0]
     loss = mean_and_spread([v for run in arm.done if (v := run.value("val_loss")) is not None], 4)
     return f"Nothing to compare: {arm.title} is the only arm. Its final validation loss is {loss} nats/token."
+
+
+def _aside(c: Comparison, titles: Mapping[str, str]) -> str:
+    """How much better or worse, and on how many seeds there is nothing to say that of; in brackets."""
+    amount = f"{_amount(c)} against {titles[c.reference]}" if c.verdict in ("better", "worse") else ""
+    said = f"{amount}{_failures(c)}".removeprefix(", ")
+    return f" ({said})" if said else ""
+
+
+def _failures(c: Comparison) -> str:
+    if not c.failed_seeds:
+        return ""
+    better = c.verdict == "undecided" and SURVIVOR in c.note
+    return f", {SURVIVOR} on {c.failed} seeds" if better else f", failed on {c.failed} seeds"
 
 
 def _amount(c: Comparison) -> str:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
-from harness.evidence.stats import ALPHA, MIN_SEEDS, Comparison, identity_differences, reference_of
+from harness.evidence.comparison import Comparison
+from harness.evidence.contamination import identity_differences
+from harness.evidence.paired import ALPHA, MIN_SEEDS
+from harness.evidence.stats import reference_of
 from harness.evidence.store import Experiment, RunRecord, compile_ran, lines_beside_others
 
 DASH = "–"  # noqa: RUF001 - an empty cell
@@ -69,8 +72,8 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
         "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
-        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval lies within 0.05 % "
-        "of the loss.",
+        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval lies within the "
+        "margin, in per cent of compute.",
     )
 
 
@@ -116,8 +119,8 @@ def arm_table(experiment: Experiment) -> Table:
         columns=["arm", "step", "compiled", "done", "val. loss", "bits/byte", "ms/step", "tokens/s", "MFU", "GiB"],
         rows=rows,
         text_columns=3,
-        note="Mean over finished seeds ± standard deviation between them. The spread of the paired differences, which "
-        "the comparison rests on, is usually smaller.",
+        note="Mean over finished seeds ± standard deviation between them. The comparison rests on the "
+        "spread of the paired differences, which is another.",
     )
 
 

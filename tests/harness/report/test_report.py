@@ -134,7 +134,7 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
             [0.010, 0.011, 0.012],
             "Higher validation loss: RA v5 (+0.0110 nats/token, +0.31 % against Baseline).",
         ),
-        ([0.0001, 0.0, -0.0001], "Equivalent in validation loss: RA v5."),
+        ([0.0, 0.0, 0.0], "Equivalent in validation loss: RA v5."),
         (
             [0.02, -0.02, 0.0],
             "Undecided: RA v5. Where undecided, these seeds would probably have shown a difference of 0.0653 nats",
