@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
@@ -46,6 +47,19 @@ def check(condition: bool, symbol: str, value: object, expected: str) -> None:
     """Raise a one-line error that names the symbol (or field) and the value unless `condition` holds."""
     if not condition:
         raise SettingError(symbol, value, expected)
+
+
+def named_paths(symbol: str, text: str) -> dict[str, str]:
+    """Name -> path of a setting that is such as "books=data/books;code=data/code". SettingError where it is not."""
+    found: dict[str, str] = {}
+    for part in filter(str.strip, text.split(";")):
+        name, _, path = (word.strip() for word in part.partition("="))
+        expected = 'is NAME=PATH;NAME=PATH, with names of letters, digits, ".", "_" and "-"'
+        check(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}", name) is not None, symbol, f'"{text}"', expected)
+        check(name not in found, symbol, f'"{text}"', f"names {name} twice")
+        check_path(symbol, path)
+        found[name] = path
+    return found
 
 
 def check_path(symbol: str, path: str) -> None:

@@ -147,12 +147,25 @@ class Comparison:
 def compare(experiment: Experiment) -> list[Comparison]:
     """Every step against its reference in every metric that both have, by step and metric."""
     pairs = [(arm, *reference_of(arm, experiment)) for arm in experiment.arms]
-    table: dict[str, list[Comparison]] = {}
-    for metric in METRICS:
-        compared = [_compare(arm, other, metric, note) for arm, other, note in pairs if other is not None]
-        table[metric.name] = _judge([c for c in compared if c.metric.name == "val_loss" or c.n > 0])
+    found: list[Comparison] = []
+    for family in families(experiment):
+        compared = [_compare(arm, other, metric, note) for metric in family for arm, other, note in pairs if other]
+        found += _judge([c for c in compared if c.metric.name == "val_loss" or c.n > 0])
     steps = [arm.step for arm in experiment.arms]
-    return sorted((c for column in table.values() for c in column), key=lambda c: steps.index(c.step))
+    return sorted(found, key=lambda c: steps.index(c.step))
+
+
+def families(experiment: Experiment) -> list[list[Metric]]:
+    """What is compared, in the order of comparison.csv. Verdicts are adjusted over all arms and metrics of a family.
+
+    Each of METRICS is one by itself. EVAL_DATASETS are one together: a difference in one of several sets is found by
+    chance as easily as one in one of several arms.
+    """
+    sets = [
+        Metric(name=f"val_loss/{name}", label=f"loss on {name}", unit="nats/token", margin=0.0005, is_cost=False)
+        for name in experiment.eval_datasets
+    ]
+    return [*([metric] for metric in METRICS), *([sets] if sets else [])]
 
 
 def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:
@@ -300,15 +313,16 @@ def data_hash(run: RunRecord) -> str | None:
 
 
 def _judge(comparisons: list[Comparison]) -> list[Comparison]:
-    """Fill in p_holm, detectable and verdict of all comparisons in one metric."""
+    """Fill in p_holm, detectable and verdict of all comparisons of one of the `families`."""
     tested = [c for c in comparisons if c.p_value is not None and c.verdict != "not comparable"]
-    adjusted = {c.step: p for c, p in zip(tested, holm([c.p_value or 0.0 for c in tested]), strict=True)}
+    p_holm = holm([c.p_value or 0.0 for c in tested])
+    adjusted = {(c.step, c.metric.name): p for c, p in zip(tested, p_holm, strict=True)}
 
     def judged(c: Comparison) -> Comparison:
         detectable = detectable_difference(list(c.deltas.values()), ALPHA / len(tested))
-        return _verdict(replace(c, p_holm=adjusted[c.step], detectable=detectable), len(tested))
+        return _verdict(replace(c, p_holm=adjusted[c.step, c.metric.name], detectable=detectable), len(tested))
 
-    return [judged(c) if c.step in adjusted else c for c in comparisons]
+    return [judged(c) if (c.step, c.metric.name) in adjusted else c for c in comparisons]
 
 
 def _verdict(c: Comparison, family: int) -> Comparison:
