@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt2.attention import build_attention
 from gpt2.attention.shared import LayerCache
-from gpt2.config import GPTConfig
+from gpt2.config import GPTConfig, flops_per_token
 from gpt2.loss import at_least_float32, linear_cross_entropy
 from gpt2.machine.compilation import compile_attention
 from gpt2.machine.device import autocast_dtype
@@ -170,13 +170,9 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self) -> int:
-        """Floating-point operations of a forward and backward pass, per token.
-
-        6 N for the parameters that are multiplied with (positions are only added) and 12 n_layer C T for the attention
-        scores: PaLM, arXiv:2204.02311, appendix B, as in nanoGPT.
-        """
-        matmul_params = self.num_params() - self.transformer.wpe.weight.numel()
-        return 6 * matmul_params + 12 * self.config.n_layer * self.config.n_embd * self.config.block_size
+        """Floating-point operations of a forward and backward pass, per token (`gpt2.config.flops_per_token`)."""
+        c = self.config
+        return flops_per_token(self.num_params(), n_layer=c.n_layer, n_embd=c.n_embd, block_size=c.block_size)
 
     def gates(self) -> dict[str, Tensor]:
         """Per-head gates by name, stacked over layers, [n_layer, n_head]; empty where the variant has none.

@@ -134,6 +134,22 @@ class Comparison:
     note: str = ""
     """What a reader of the numbers must know besides."""
 
+    compute: float | None = None
+    """What the difference is worth in compute, as a share: +0.01 is a gain that 1 % more compute would have brought.
+    None where the reference's lengths give no slope, and so for the bounds of its 95 % interval."""
+
+    compute_low: float | None = None
+    compute_high: float | None = None
+
+    failed: str = ""
+    """Which runs failed, and so are not part of it."""
+
+    look: str = ""
+    """Which of the planned looks this is."""
+
+    registered: str = ""
+    """Whether it was registered before the first run."""
+
     @property
     def n(self) -> int:
         """Pairs."""
@@ -154,6 +170,11 @@ def compare(experiment: Experiment) -> list[Comparison]:
         table[metric.name] = _judge([c for c in compared if c.metric.name == "val_loss" or c.n > 0])
     steps = [arm.step for arm in experiment.arms]
     return sorted((c for column in table.values() for c in column), key=lambda c: steps.index(c.step))
+
+
+def margin_of(experiment: Experiment) -> float:
+    """STUDY_MARGIN: the share of compute below which two arms count as the same."""
+    return float(experiment.settings.get("STUDY_MARGIN") or 0.01)
 
 
 def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:

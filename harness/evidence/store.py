@@ -126,6 +126,11 @@ class Arm:
         return [name for name in self.settings.get("STEP_REFERENCE", "").replace(" ", "").split(",") if name]
 
     @property
+    def control(self) -> str:
+        """STEP_CONTROL: "null", "better" or "worse" where the arm's effect is known beforehand; else empty."""
+        return self.settings.get("STEP_CONTROL", "")
+
+    @property
     def base(self) -> str:
         """The step's name without what is swept."""
         return self.step.split("@")[0]
@@ -160,6 +165,17 @@ class Experiment:
     def runs(self) -> list[RunRecord]:
         """Every run, by arm and seed."""
         return [run for arm in self.arms for run in arm.runs]
+
+    @property
+    def compared(self) -> tuple[Arm, ...]:
+        """The arms with a verdict: not the reference at other lengths, and not what was only run again."""
+        names = {arm.step for arm in self.arms}
+
+        def is_auxiliary(arm: Arm) -> bool:
+            labels = [label for label in arm.step.split("@")[1:] if label.split("=")[0] in ("MAX_ITERS", "RERUN")]
+            return any(arm.step.replace(f"@{label}", "") in names for label in labels)
+
+        return tuple(arm for arm in self.arms if not is_auxiliary(arm))
 
     @cached_property
     def settings(self) -> dict[str, str]:

@@ -77,7 +77,7 @@ def test_the_page_is_one_file_that_holds_every_figure(ablation: Path) -> None:
     assert all(address and address.startswith(prefix) for address in addresses)
     shown = {base64.b64decode(address.removeprefix(prefix)) for address in addresses if address}
     assert shown == {path.read_bytes() for path in (ablation / "figures").glob("*.svg")}
-    assert len(shown) == 7
+    assert len(shown) == 10
     assert "url(" not in (ablation / "report.html").read_text()
 
 
