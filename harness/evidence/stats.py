@@ -142,13 +142,13 @@ class Comparison:
     compute_high: float | None = None
 
     failed: str = ""
-    """Which runs failed, and so are not part of it."""
+    """On how many of its seeds the arm failed, as "1 of 3"; empty where that is not told."""
 
     look: str = ""
-    """Which of the planned looks this is."""
+    """Which look this is, of how many, as "1 of 2"."""
 
     registered: str = ""
-    """Whether it was registered before the first run."""
+    """Whether it was registered before the first run: "yes", "no", or "amendment" and its date."""
 
     @property
     def n(self) -> int:

@@ -127,8 +127,9 @@ class Arm:
 
     @property
     def control(self) -> str:
-        """STEP_CONTROL: "null", "better" or "worse" where the arm's effect is known beforehand; else empty."""
-        return self.settings.get("STEP_CONTROL", "")
+        """The verdict that a control has to get, by STEP_CONTROL_*; empty for an arm that is none."""
+        due = {"NULL": "equivalent", "BETTER": "better", "WORSE": "worse"}
+        return next((word for name, word in due.items() if self.settings.get(f"STEP_CONTROL_{name}") == "y"), "")
 
     @property
     def base(self) -> str:

@@ -14,6 +14,7 @@ from scipy import stats
 from harness.evidence.stats import ALPHA, Comparison, margin_of, reference_of
 from harness.evidence.store import Experiment
 from harness.report.curves import TOKENS, ZOOM, end_of, start_of, unit_of
+from harness.report.numbers import percent
 from harness.report.series import Curves, averaged_over, difference, loss_curves
 from harness.report.style import WIDTH, Sketch, draw_interval, look_of, robust_limits, short
 
@@ -76,11 +77,6 @@ def _effect_ticks(limits: tuple[float, float], margin: float) -> list[float]:
     return sorted({0.0, *(sign * size for size in beyond for sign in (-1, 1) if limits[0] <= sign * size <= limits[1])})
 
 
-def percent(share: float) -> str:
-    """A share as a signed percentage of three digits at most."""
-    return "0" if share == 0 else f"{100 * share:+.{2 if abs(share) < 0.1 else 3}g} %".replace("-", "\N{MINUS SIGN}")
-
-
 def loss_differences_figure(experiment: Experiment, comparisons: Sequence[Comparison]) -> Sketch | None:
     """Each arm's paired difference in final loss, with its interval; None where no pair has finished."""
     shown = _of_loss(comparisons)
@@ -117,7 +113,11 @@ def _of_loss(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def _rows(experiment: Experiment, shown: Sequence[Comparison]) -> tuple[Figure, Axes]:
     """A figure with a row for each comparison, from the top, and a line at zero."""
     titles = {arm.step: arm.title for arm in experiment.arms}
-    labels = [short(titles[c.step]) + f"\nvs {short(titles[c.reference])}" for c in shown]
+    steps = [c.step for c in shown]
+    labels = [
+        short(titles[c.step]) + f"\nvs {short(titles[c.reference])}" + f"\n({c.registered})" * (steps.count(c.step) > 1)
+        for c in shown
+    ]
     figure = Figure(figsize=(WIDTH, 0.75 + sum(0.14 + 0.13 * (1 + label.count("\n")) for label in labels)))
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)

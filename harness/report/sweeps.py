@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from harness.evidence.stats import Comparison, margin_of
 from harness.evidence.store import Arm, Experiment, load_experiment, run_directories
-from harness.report.differences import percent
+from harness.report.numbers import percent
 from harness.report.style import WIDTH, Sketch, draw_interval, legend_below, look_of, robust_limits, short
 
 SIZE = "STUDY_SIZE"
@@ -87,7 +87,7 @@ def _by_rest(of: Sequence[tuple[Arm, Comparison]], symbol: str) -> dict[str, dic
     for arm, comparison in of:
         place = place_of(arm, symbol)
         if place is not None:
-            lines.setdefault(_rest(arm, symbol), {})[place] = comparison
+            lines.setdefault(_rest(arm, symbol), {}).setdefault(place, comparison)
     return lines
 
 
