@@ -52,7 +52,7 @@ def effects_figure(experiment: Experiment, comparisons: Sequence[Comparison]) ->
         title="What each arm is worth in compute",
         caption="By how much more compute the reference would have come to the arm's validation loss: mean and 95 % "
         f"interval, from the paired differences and the slope of the reference's loss over its lengths. Grey: the "
-        f"margin of {margin:.3g} of compute, within which two arms count as the same. The axis is linear within "
+        f"margin of {100 * margin:.3g} %, within which two arms count as the same. The axis is linear within "
         f"twice the margin and logarithmic beyond; an arrow marks an interval that leaves the picture.",
         figure=figure,
     )

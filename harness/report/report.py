@@ -38,7 +38,7 @@ from harness.evidence.stats import (
 from harness.evidence.store import Experiment, write_summary_csv
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count
-from harness.report.pages import show, templates
+from harness.report.pages import escape_markdown, show, templates
 from harness.report.sweeps import edges, tuning_trials
 from harness.report.tables import (
     IN_COMPUTE,
@@ -137,7 +137,7 @@ def render(report: Report, name: str) -> str:
     """The text of "report.md" or "report.html"."""
     is_html = name.endswith(".html")
     # Markdown has no escaping of jinja's: everything that is put into the template passes through ours instead.
-    environment = templates(html=is_html, finalize=show if is_html else _escape_markdown)
+    environment = templates(html=is_html, finalize=show if is_html else escape_markdown)
     environment.filters["data_uri"] = _data_uri
     return environment.get_template(f"{name}.j2").render(report=report)
 
@@ -160,14 +160,6 @@ def print_report(report: Report) -> None:
         if sentence:
             console.print(Text(showable(sentence)))
     console.print(Text(showable(report.verdict), style="bold"))
-
-
-def _escape_markdown(value: object) -> str:
-    """Text that Markdown shows as it is, in a table's cell too. What the template calls safe is left alone."""
-    if isinstance(value, Markup):
-        return value
-    text = str(show(" ".join(str(value).split()))).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "\\`*_[]|#~$" else c for c in text)
 
 
 def _data_uri(path: Path) -> Markup:

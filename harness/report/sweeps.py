@@ -63,13 +63,14 @@ def _sweep_figure(experiment: Experiment, losses: Sequence[Comparison], symbol: 
     axes.set_ylim(*limits)
     axes.set_ylabel("worth in compute" if in_compute else "difference in final\nvalidation loss (nats/token)")
     legend_below(figure, axes)
-    where = f"within the grey margin of {margin_of(experiment):.3g} two arms count as the same, " if in_compute else ""
+    what = "Worth in compute" if in_compute else "Difference in final validation loss"
+    by = "number of parameters" if symbol == SIZE else symbol
+    same = f"within the grey margin of {100 * margin_of(experiment):.3g} % two arms count as the same; " * in_compute
     return Sketch(
         name=f"sweep-{symbol.lower()}",
         title=f"Effect against {symbol}",
-        caption=f"{'Worth in compute' if in_compute else 'Difference in final validation loss'} against the reference, "
-        f"by {'number of parameters' if symbol == SIZE else symbol}: mean and 95 % interval; {where}an arrow marks an "
-        "interval that leaves the picture.",
+        caption=f"{what} against the reference, by {by}: mean and 95 % interval; {same}an arrow marks an interval that "
+        "leaves the picture.",
         figure=figure,
     )
 

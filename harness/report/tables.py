@@ -45,6 +45,11 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         "step": [titles[c.step] for c in losses],
         "reference": [titles[c.reference] for c in losses],
         "n": [str(c.n) for c in losses],
+    }
+    if any(c.compute is not None for c in losses):
+        columns[IN_COMPUTE] = [percent(c.compute) for c in losses]
+        columns[ITS_INTERVAL] = [effect_interval(c) for c in losses]
+    columns |= {
         "Δ loss": [signed(c.delta_mean, 4) for c in losses],
         "Δ %": [DASH if c.relative is None else f"{signed(100 * c.relative, 2)} %" for c in losses],
         "95 % interval": [interval(c, 4) for c in losses],
@@ -52,9 +57,6 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         "p (Holm)": [p_value(c.p_holm) for c in losses],
         "detectable": [DASH if c.detectable is None else decimal(c.detectable, 4) for c in losses],
     }
-    if any(c.compute is not None for c in losses):
-        columns[IN_COMPUTE] = [percent(c.compute) for c in losses]
-        columns[ITS_INTERVAL] = [effect_interval(c) for c in losses]
     for name in ("failed", "look", "registered"):
         if any(getattr(c, name) for c in losses):
             columns[name] = [str(getattr(c, name) or DASH) for c in losses]
@@ -63,7 +65,7 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         " Compute: by how much more compute the reference would have come to that loss, by the slope over its lengths; "
         "higher is better." * (IN_COMPUTE in columns)
     )
-    margin = f"{margin_of(experiment):.2g} of compute" if in_compute else "0.05 % of the loss"
+    margin = f"{100 * margin_of(experiment):.3g} % of compute" if in_compute else "0.05 % of the loss"
     return Table(
         title="Validation loss against the reference",
         columns=list(columns),
