@@ -95,6 +95,8 @@ def training_figure(experiment: Experiment) -> Sketch | None:
     after = np.concatenate([c.seeds[:, c.x >= start_of(norms)].ravel() for c in norms])
     after = after[after > 0]
     below.set_yscale("log")
+    below.yaxis.set_major_formatter("{x:g}")
+    below.yaxis.set_minor_formatter("{x:g}")
     if len(after):
         below.set_ylim(after.min() / 1.1, after.max() * 1.1)
     below.set_ylabel("gradient norm")

@@ -18,6 +18,7 @@ from harness.evidence.stats import Comparison, compare, paired_test
 from harness.evidence.store import load_experiment
 from harness.report.differences import effects_figure, mean_interval
 from harness.report.figures import Drawing, draw_figures
+from harness.report.gates import final_gates, gates_over_training
 from harness.report.series import loss_against_flop, loss_curves
 from harness.report.sweeps import edges, sweep_figures, tuned, tuning_trials
 from tests.harness.synthetic_runs import write_ablation, write_run
@@ -201,6 +202,25 @@ def test_trials_lengths_and_reruns_are_no_arms_of_a_figure(tmp_path: Path) -> No
         write_run(tmp_path, step, 1, title="B" if step.startswith("base") else "R")
     assert [arm.step for arm in load_experiment(tmp_path).compared] == ["baseline", "ra-v5-eager"]
     assert "MAX_ITERS" not in text_in(draw(tmp_path)["loss-vs-tokens"].svg)
+
+
+def test_gates_are_shown_beside_those_that_noise_moved(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path, "ra-v5-eager", seed, gates=("w_rec",))
+    bare = load_experiment(tmp_path)
+    for sketch in (final_gates(bare), gates_over_training(bare)):
+        assert sketch is not None and "random tokens" not in sketch.caption
+    for seed in (1, 2):
+        write_run(tmp_path / "noise", "ra-v5-eager", seed, gates=("w_rec",))
+    experiment = load_experiment(tmp_path)
+    final, course = final_gates(experiment), gates_over_training(experiment)
+    assert final is not None and course is not None
+    assert "trained on random tokens" in final.caption and "trained on random tokens" in course.caption
+    (axes,) = [axes for axes in course.figure.axes if axes.get_ylabel() == "w_rec"]
+    assert len(axes.collections) == 2
+    # The same gates as on noise: of 16 heads, one at most is beyond 99 % of them.
+    (heads,) = [line for axes in final.figure.axes if axes.images for line in axes.lines]
+    assert len(heads.get_xdata()) <= 1  # type: ignore[arg-type]
 
 
 def test_the_band_of_a_difference_is_the_interval_of_its_mean() -> None:
