@@ -1,7 +1,7 @@
 """Train a variant and its reference on identical batches, and judge the RA v5 plan's criteria.
 
-harness/evidence/quality.py says how. The variant is also trained on random tokens, in `noise/` below the experiment: its
-gates say how far noise alone moves them.
+harness/evidence/quality.py says how. The variant is also trained on random tokens, in `noise/` below the experiment,
+to see how far noise alone moves its gates.
 
     python -m scripts.quick_quality_test --model ra_v5 --steps 1000 --ra-v5-R 4
     python -m scripts.quick_quality_test --config FILE --seeds 1,2,3,4,5 LEARNING_RATE=3e-4

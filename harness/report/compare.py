@@ -7,14 +7,7 @@ the same reference, which differ in the same settings in both, and where it is t
 nats per token where the reference is the same run but for its seed. Everything else the two experiments differ in, such
 as the data or the length, is what the comparison is about.
 
-Effects in compute come with intervals that need not be symmetric. That of their difference is made of the two by MOVER,
-the method of variance estimates recovery (Zou and Donner 2008, Statistics in Medicine 27, 1693): for independent
-estimates a and b within (la, ua) and (lb, ub),
-
-    b - a - sqrt((b - lb)^2 + (ua - a)^2)  to  b - a + sqrt((ub - b)^2 + (a - la)^2).
-
-Differences in nats are compared by Welch's t. Neither pairs seeds: two experiments share no seed's data order unless
-they share data, code and settings, and where they do the interval is too wide rather than too narrow.
+The two are taken for independent: harness/evidence/unpaired.py has the interval of their difference.
 """
 
 from __future__ import annotations
@@ -26,12 +19,10 @@ from typing import Any
 
 import rich.table
 from rich.text import Text
-from scipy import stats
 
 from gpt2.base import terminal
 from gpt2.base.text import showable, shown
 from harness.evidence.stats import (
-    ALPHA,
     RUN_SYMBOLS,
     Comparison,
     compare,
@@ -39,6 +30,7 @@ from harness.evidence.stats import (
     identity_differences,
 )
 from harness.evidence.store import Arm, Experiment, devices
+from harness.evidence.unpaired import Estimate, mover, welch
 from harness.report.numbers import DASH, percent, setting, signed
 from harness.report.pages import escape_markdown, templates
 from harness.report.tables import Table
@@ -53,35 +45,6 @@ class SideBySide:
 
     tables: Sequence[Table]
     """Settings, code and machines, effects, and what cannot be compared."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """An effect with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def mover(a: Estimate, b: Estimate) -> Estimate:
-    """b - a, of independent estimates."""
-    difference = b.value - a.value
-    return Estimate(
-        value=difference,
-        low=difference - math.hypot(b.value - b.low, a.high - a.value),
-        high=difference + math.hypot(b.high - b.value, a.value - a.low),
-    )
-
-
-def welch(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """The difference of means, b - a, of two samples of two values or more, with variances of their own."""
-    result = stats.ttest_ind(b, a, equal_var=False)
-    interval = result.confidence_interval(1 - ALPHA)
-    mean = sum(b) / len(b) - sum(a) / len(a)
-    if math.isnan(interval.low):  # neither has any spread
-        return Estimate(value=mean, low=mean, high=mean)
-    return Estimate(value=mean, low=float(interval.low), high=float(interval.high))
 
 
 def side_by_side(a: Experiment, b: Experiment) -> SideBySide:

@@ -122,8 +122,8 @@ def final_gates(experiment: Experiment) -> Sketch | None:
 
 
 _MARKED = (
-    f" Dots mark heads that moved further than {BEYOND:.0%} of those of the same arm trained on random tokens, mean over "
-    "the seeds that were."
+    f" Dots mark heads that moved further than {BEYOND:.0%} of those of the same arm trained on random tokens, mean "
+    "over the seeds that were."
 )
 
 
