@@ -103,13 +103,15 @@ status: ## What is done and what is not
 prepare-data: ## Prepare the data set of .config
 
 ##@ Read the results
-.PHONY: plots report inspect
+.PHONY: plots report inspect compare
 plots: ## Draw the figures
 report: ## Write report.md and report.html, with tables and a verdict
 check estimate status prepare-data plots report: $(ENV)
 	$(RUN) scripts.$(subst -,_,$@)
 inspect: $(ENV) ## Show what the heads of a run of each arm do
 	$(RUN) scripts.inspect_attention
+compare: $(ENV) ## Two experiments side by side: A=DIR B=DIR [OUT=FILE.md]
+	$(RUN) scripts.compare
 
 ##@ Question the method
 .PHONY: verify parity profile quality bench convert

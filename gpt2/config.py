@@ -148,6 +148,15 @@ class GPTConfig:
         return self.n_embd // self.n_head
 
 
+def flops_per_token(params: int, *, n_embd: int, block_size: int, positions: int) -> int:
+    """Floating-point operations of a forward and backward pass of a GPT-2 of so many parameters, per token.
+
+    6 N for the parameters that are multiplied with (positions are only added) and 12 C for each of the `positions` that
+    a query looks at, over all layers: with n_layer T of them PaLM's count, arXiv:2204.02311, appendix B, as in nanoGPT.
+    """
+    return 6 * (params - block_size * n_embd) + 12 * n_embd * positions
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which tokens. Where they lie (`data_dir`) changes no number; their hash belongs to the run's identity."""

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt2.attention import build_attention
 from gpt2.attention.shared import LayerCache
-from gpt2.config import GPTConfig
+from gpt2.config import GPTConfig, flops_per_token
 from gpt2.loss import at_least_float32, linear_cross_entropy
 from gpt2.machine.compilation import compile_attention
 from gpt2.machine.device import autocast_dtype
@@ -180,16 +180,13 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self) -> int:
-        """Floating-point operations of a forward and backward pass, per token.
+        """Floating-point operations of a forward and backward pass, per token (`gpt2.config.flops_per_token`).
 
-        6 N for the parameters that are multiplied with (positions are only added) and 12 n_layer C T for the attention
-        scores: PaLM, arXiv:2204.02311, appendix B, as in nanoGPT. A variant that looks at fewer positions than T says
-        so (`window`).
+        A variant that looks at fewer positions than there are says so (`window`).
         """
         T = self.config.block_size
-        matmul_params = self.num_params() - self.transformer.wpe.weight.numel()
         positions = sum(min(getattr(attn, "window", T), T) for attn in self.attention)
-        return 6 * matmul_params + 12 * self.config.n_embd * positions
+        return flops_per_token(self.num_params(), n_embd=self.config.n_embd, block_size=T, positions=positions)
 
     def gates(self) -> dict[str, Tensor]:
         """Per-head gates by name, stacked over layers, [n_layer, n_head]; empty where the variant has none.

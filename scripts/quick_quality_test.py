@@ -1,6 +1,7 @@
 """Train a variant and its reference on identical batches, and judge the RA v5 plan's criteria.
 
-harness/evidence/quality.py says how.
+harness/evidence/quality.py says how. The variant is also trained on random tokens, in `noise/` below the experiment,
+to see how far noise alone moves its gates.
 
     python -m scripts.quick_quality_test --model ra_v5 --steps 1000 --ra-v5-R 4
     python -m scripts.quick_quality_test --config FILE --seeds 1,2,3,4,5 LEARNING_RATE=3e-4
@@ -32,6 +33,7 @@ from harness.evidence.quality import (
     Quality,
     SeedResult,
     assess,
+    plan_gate_noise,
     plan_quality,
     quality_json,
 )
@@ -65,9 +67,16 @@ def main() -> int:
 
 def _test(plan: Plan, model: str, overrides: Sequence[Assignment]) -> int:
     # torch takes seconds to import, and a mistake on the command line should not have to wait for it.
+    from harness.evidence.gate_noise import write_noise
     from harness.evidence.store import load_experiment
     from harness.launch.launch import run_plan
 
+    # Noise first: the experiment that `make continue` goes on with is then the test itself.
+    if noise := plan_gate_noise(plan, model):
+        tokens = write_noise(noise.runs[0].config)
+        print(f"First the same on noise, which has nothing to learn, in {noise.directory}: random tokens, {tokens}")
+        if run_plan(noise) == 130:
+            return 130
     if run_plan(plan, overrides) == 130:
         return 130
     seeds = list(dict.fromkeys(run.seed for run in plan.runs))
@@ -89,6 +98,7 @@ def _table(quality: Quality) -> Table:
         quality.step,
         "difference",
         f"w_rec > {GATE_THRESHOLD}",
+        "on noise",
         "mean",
         "max",
         "GiB",
@@ -102,11 +112,12 @@ def _table(quality: Quality) -> Table:
     return table
 
 
-def _gates(result: SeedResult) -> tuple[str, str, str]:
-    w = result.w_rec
+def _gates(result: SeedResult) -> tuple[str, str, str, str]:
+    w, noise = result.w_rec, result.noise_w_rec
     if w is None:
-        return "-", "-", "-"
-    return f"{result.heads_above} of {len(w)}", decimal(sum(w) / len(w), 3), decimal(max(w), 3)
+        return "-", "-", "-", "-"
+    on_noise = "-" if noise is None else str(sum(one > GATE_THRESHOLD for one in noise))
+    return f"{result.heads_above} of {len(w)}", on_noise, decimal(sum(w) / len(w), 3), decimal(max(w), 3)
 
 
 def _or_dash(value: float | None, spec: str) -> str:

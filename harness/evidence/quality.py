@@ -5,11 +5,15 @@ ordinary experiment below results/: stopped and started again it goes on, and `m
 three criteria are judged, noise taken into account. Each is PASS, FAIL or UNDECIDED:
 
 - Validation loss at most the reference's. On the paired differences over seeds, variant minus reference, with the
-  margin of 0.05 % below which two losses count as the same here: PASS if the whole 95 % interval of
-  the mean lies below the margin; else FAIL if it lies above 0: worse, and too much to be equivalent; else UNDECIDED.
-  Below three seeds always UNDECIDED: two differences hardly tell their own spread, and one tells nothing.
-- Some heads learn w_rec > 0.1, at the end of training. PASS if every seed has such a head, FAIL if none has, UNDECIDED
-  in between. Not judged where there is no such gate, nor in the direct fold, where it starts at 1.
+  margin of LOSS_MARGIN, 0.05 %, below which two losses count as the same here: PASS if the whole 95 % interval of the
+  mean lies below the margin; else FAIL if it lies above 0: worse, and too much to be equivalent; else UNDECIDED. Below
+  three seeds always UNDECIDED: two differences hardly tell their own spread, and one tells nothing.
+- Some heads learn w_rec > 0.1, at the end of training, and more than Adam's noise makes them: the variant is also
+  trained on uniform random tokens, where there is nothing to learn (harness/evidence/gate_noise.py, which has the
+  statistic). PASS if every seed has a head above 0.1, and a head is above one trained on noise with a probability whose
+  whole 95 % interval lies above 1/2. FAIL if no seed has a head above 0.1, or if that interval lies below 0.6 as a
+  whole: what noise does as well is not learned. Else UNDECIDED, and so with fewer than three seeds. Not judged where
+  there is no such gate, nor in the direct fold, where it starts at 1.
 - No NaN or infinity: FAIL if a run of the variant or of its reference was stopped by one, else PASS.
 
 The verdict is FAIL if a criterion is, else UNDECIDED if one is, else PASS. UNDECIDED is no failure: more seeds or more
@@ -27,6 +31,7 @@ from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment, Resolved
 from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan
+from harness.evidence.gate_noise import noise_of, plan_noise, superiority
 from harness.evidence.paired import MIN_SEEDS, paired_test
 from harness.evidence.store import Experiment, RunRecord
 
@@ -39,6 +44,9 @@ GATE_THRESHOLD = 0.1
 
 LOSS_MARGIN = 0.0005
 """Share of a loss: a test of minutes has no lengths from which compute could be told."""
+
+INDISTINCT = 0.6
+"""A head's w_rec is above that of a head trained on noise with less than this probability: noise does as well."""
 
 PASS, FAIL, UNDECIDED = "PASS", "FAIL", "UNDECIDED"
 
@@ -56,6 +64,9 @@ class SeedResult:
     reference_peak_mem_gib: float | None
     w_rec: tuple[float, ...] | None
     """Of every head, layer by layer; None where there is no such gate."""
+
+    noise_w_rec: tuple[float, ...] | None
+    """The same of the variant trained on random tokens."""
 
     nonfinite: tuple[str, ...]
     """For each run of the pair that met a NaN or an infinity: its name and what it was."""
@@ -126,12 +137,25 @@ def _assignments(settings: dict[str, str]) -> list[Assignment]:
     return [Assignment(symbol, value, "quick quality test") for symbol, value in settings.items()]
 
 
+def plan_gate_noise(plan: Plan, model: str) -> Plan | None:
+    """The runs on random tokens that a test's gates are judged by; None where no gate is judged.
+
+    Their tokens are written by `write_noise`.
+    """
+    model_config = next(run.config.model for run in plan.runs if run.step == STEPS[model])
+    is_judged = model_config.attention in ("ra_v5", "ra_mla") and model_config.ra_v5_learn_w_rec
+    return plan_noise(plan, STEPS[model]) if is_judged and model_config.ra_v5_fold != "direct" else None
+
+
 def assess(experiment: Experiment, model: str, seeds: Sequence[int]) -> Quality:
     """Judge the finished runs of a test. UserError where one ended otherwise than done or with a NaN."""
     step, reference = STEPS[model], reference_of(model)
     runs = {(arm.step, run.seed): run for arm in experiment.arms for run in arm.runs}
+    on_noise = noise_of(experiment)
+    noise = {run.seed: run for arm in on_noise.arms for run in arm.runs if arm.step == step} if on_noise else {}
     results = tuple(
-        _seed_result(seed, runs[step, seed], None if reference is None else runs[reference, seed]) for seed in seeds
+        _seed_result(seed, runs[step, seed], None if reference is None else runs[reference, seed], noise.get(seed))
+        for seed in seeds
     )
     criteria = [_judge_finite(results)]
     if reference is not None:
@@ -144,24 +168,30 @@ def assess(experiment: Experiment, model: str, seeds: Sequence[int]) -> Quality:
     return Quality(step=step, reference=reference, seeds=results, criteria=tuple(criteria), verdict=verdict)
 
 
-def _seed_result(seed: int, run: RunRecord, reference: RunRecord | None) -> SeedResult:
+def _seed_result(seed: int, run: RunRecord, reference: RunRecord | None, noise: RunRecord | None) -> SeedResult:
     nonfinite = []
-    for each in filter(None, (reference, run)):
+    for each in filter(None, (reference, run, noise)):
         events = [line for line in each.metrics if line["kind"] == "event" and line["event"] == "nonfinite"]
         if each.status == "failed" and events:
             nonfinite.append(f"{each.name}: {events[-1]['message']}")
         elif each.status != "done":
             raise UserError(f"{each.path}: the run is {each.status}, so there is nothing to judge; see its train.log")
-    gate = (run.summary or {})["gates"].get(GATE)
     return SeedResult(
         seed=seed,
         val_loss=_loss(run),
         reference_val_loss=None if reference is None else _loss(reference),
         peak_mem_gib=run.value("peak_mem_gib"),
         reference_peak_mem_gib=None if reference is None else reference.value("peak_mem_gib"),
-        w_rec=None if gate is None else tuple(w for layer in gate for w in layer),
+        w_rec=_w_rec(run),
+        noise_w_rec=None if noise is None or noise.status != "done" else _w_rec(noise),
         nonfinite=tuple(nonfinite),
     )
+
+
+def _w_rec(run: RunRecord) -> tuple[float, ...] | None:
+    """Of every head, layer by layer, at the end; None where there is no such gate."""
+    gate = ((run.summary or {}).get("gates") or {}).get(GATE)
+    return None if gate is None else tuple(w for layer in gate for w in layer)
 
 
 def _loss(run: RunRecord) -> float | None:
@@ -194,11 +224,27 @@ def _judge_loss(results: Sequence[SeedResult]) -> Criterion:
 
 
 def _judge_gates(results: Sequence[SeedResult]) -> Criterion:
+    """The second criterion of this module's docstring."""
+    name = f"some {GATE} > {GATE_THRESHOLD}"
     above = [result.heads_above or 0 for result in results]
-    verdict = PASS if all(above) else UNDECIDED if any(above) else FAIL
     heads = max(len(result.w_rec or ()) for result in results)
     evidence = f"{', '.join(map(str, above))} of {heads} heads"
-    return Criterion(name=f"some {GATE} > {GATE_THRESHOLD}", verdict=verdict, evidence=evidence)
+    if not any(above):
+        return Criterion(name=name, verdict=FAIL, evidence=evidence)
+    real = [result.w_rec for result in results if result.w_rec is not None]
+    noise = [result.noise_w_rec for result in results if result.noise_w_rec is not None]
+    if not noise:
+        return Criterion(name=name, verdict=UNDECIDED, evidence=f"{evidence}; none was trained on noise")
+    on_noise = ", ".join(str(sum(w > GATE_THRESHOLD for w in of)) for of in noise)
+    found = superiority(real, noise)
+    evidence += f", {on_noise} on noise; above one on noise with probability {found.value:.2f}"
+    if found.low is None or found.high is None:
+        return Criterion(name=name, verdict=UNDECIDED, evidence=f"{evidence}, from one seed")
+    evidence += f", 95 % interval {found.low:.2f} to {found.high:.2f}"
+    if min(len(real), len(noise)) < MIN_SEEDS:
+        return Criterion(name=name, verdict=UNDECIDED, evidence=f"{evidence}; {MIN_SEEDS} seeds are the least")
+    verdict = PASS if all(above) and found.low > 0.5 else FAIL if found.high < INDISTINCT else UNDECIDED
+    return Criterion(name=name, verdict=verdict, evidence=evidence)
 
 
 def quality_json(directory: Path) -> Path:

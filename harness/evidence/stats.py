@@ -73,7 +73,7 @@ def compare(experiment: Experiment) -> list[Comparison]:
     Raises UserError where registration.json or STUDY_MARGIN is not what it should be.
     """
     entries = read_registration(experiment.path / "registration.json")
-    margin = margin_of(experiment, entries)
+    margin = margin_of(experiment)
     found = [(arm, *reference_of(arm, experiment)) for arm in experiment.compared]
     pairs = [
         _Pair(arm=arm, reference=other, block=block, note=note)

@@ -136,6 +136,12 @@ class Arm:
         return [name for name in self.settings.get("STEP_REFERENCE", "").replace(" ", "").split(",") if name]
 
     @property
+    def control(self) -> str:
+        """The verdict that a control has to get, by STEP_CONTROL_*; empty for an arm that is none."""
+        due = {"NULL": "equivalent", "BETTER": "better", "WORSE": "worse"}
+        return next((word for name, word in due.items() if self.settings.get(f"STEP_CONTROL_{name}") == "y"), "")
+
+    @property
     def base(self) -> str:
         """The step's name without what is swept."""
         return self.step.split("@")[0]

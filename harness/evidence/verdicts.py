@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from gpt2.base.errors import UserError
-from harness.configure.registration import Entry
+from harness.configure.registration import read_registration
 from harness.evidence.comparison import Comparison
 from harness.evidence.looks import nominal_levels
 from harness.evidence.paired import ALPHA, MIN_SEEDS, detectable_difference, holm
@@ -27,9 +27,12 @@ SURVIVOR = "better on the seeds it survived, failed"
 _SHOWN = ("better", "worse")
 
 
-def margin_of(experiment: Experiment, entries: Sequence[Entry]) -> float:
-    """The share of compute below which a difference is too small to matter. UserError where it is no number."""
-    if entries:
+def margin_of(experiment: Experiment) -> float:
+    """The share of compute below which a difference is too small to matter, as it was registered, or as STUDY_MARGIN.
+
+    UserError where it is no number.
+    """
+    if entries := read_registration(experiment.path / "registration.json"):
         return entries[0].margin
     text = experiment.settings.get("STUDY_MARGIN")
     try:

@@ -11,6 +11,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from harness.evidence.gate_noise import noise_of
 from harness.evidence.store import Arm, Experiment
 from harness.report.series import Course, averaged_over, drawn, of_seeds, shared_seeds, shared_steps
 from harness.report.style import WIDTH, Sketch, integer_ticks, look_of, short
@@ -60,11 +61,31 @@ def _not_from_the_start(courses: Sequence[GateCourse]) -> str:
     return f" Gates at step 0 were not logged by {', '.join(late)}." * bool(late)
 
 
+BAND = (0.1, 0.9)
+"""Quantiles of heads between which bands run."""
+
+BEYOND = 0.99
+"""Quantile of how far noise moves heads, beyond which one is marked."""
+
+
+def noise_courses(experiment: Experiment) -> dict[str, GateCourse]:
+    """By step, the gates of the arms that were also trained on random tokens, where that logged something."""
+    noise = noise_of(experiment)
+    return {course.arm.step: course for course in gate_courses(noise.arms)} if noise else {}
+
+
+def _reach_of_noise(course: GateCourse, name: str) -> float:
+    """How far noise moves a head, mean over its seeds, in BEYOND of the heads."""
+    moved = course.gates[name][:, -1].mean(axis=0) - course.first(name)
+    return float(np.quantile(np.abs(moved), BEYOND))
+
+
 def final_gates(experiment: Experiment) -> Sketch | None:
     """The last gates by layer and head; None where no arm has any."""
     courses = gate_courses(experiment.arms)
     if not courses:
         return None
+    noise = noise_courses(experiment)
     names = _gate_names(courses)
     figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * len(courses)))
     panels = figure.subplots(len(courses), len(names), squeeze=False)
@@ -81,6 +102,9 @@ def final_gates(experiment: Experiment) -> Sketch | None:
             norm = TwoSlopeNorm(centre, centre - reach, centre + reach)
             image = axes.imshow(shown, cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
             axes.grid(visible=False)
+            if (on_noise := noise.get(course.arm.step)) and name in on_noise.gates:
+                layers, heads = np.nonzero(np.abs(shown - centre) > _reach_of_noise(on_noise, name))
+                axes.plot(heads, layers, "o", color="black", markersize=2.8, markeredgecolor="white")
             integer_ticks(axes, shown.shape)
             axes.set_title(f"{short(course.arm.title, 34)}: {name}")
             axes.set_xlabel("head")
@@ -92,9 +116,15 @@ def final_gates(experiment: Experiment) -> Sketch | None:
         title="Gates by layer and head",
         caption="The gates at the last step that all seeds logged, mean over the seeds. White is their mean at the "
         "first, step 0; the colours of one gate span the same distance in every arm. "
-        f"{averaged_over(courses)}{_not_from_the_start(courses)}",
+        f"{averaged_over(courses)}{_not_from_the_start(courses)}{_MARKED * bool(noise)}",
         figure=figure,
     )
+
+
+_MARKED = (
+    f" Dots mark heads that moved further than {BEYOND:.0%} of those of the same arm trained on random tokens, mean "
+    "over the seeds that were."
+)
 
 
 def gates_over_training(experiment: Experiment) -> Sketch | None:
@@ -103,6 +133,7 @@ def gates_over_training(experiment: Experiment) -> Sketch | None:
     if not courses:
         return None
     names = _gate_names(courses)
+    noise = noise_courses(experiment)
     figure = Figure(figsize=(WIDTH, 0.5 + 1.65 * len(courses)))
     panels = figure.subplots(len(courses), len(names), squeeze=False, sharex=True, sharey="col")
     layers = max(values.shape[2] for course in courses for values in course.gates.values())
@@ -116,8 +147,9 @@ def gates_over_training(experiment: Experiment) -> Sketch | None:
                 continue
             values = course.gates[name]  # [seeds, P, n_layer, n_head]
             by_step = values.transpose(1, 0, 2, 3).reshape(len(steps), -1)
-            low, high = np.quantile(by_step, [0.1, 0.9], axis=1)
-            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            if (on_noise := noise.get(course.arm.step)) and name in on_noise.gates:
+                axes.fill_between(on_noise.steps, *_band(on_noise.gates[name]), color="black", alpha=0.12, linewidth=0)
+            axes.fill_between(steps, *_band(values), color=colour, alpha=0.15, linewidth=0)
             for layer in range(values.shape[2]):
                 axes.plot(
                     steps, values[:, :, layer].mean(axis=(0, 2)), color=depth(layer / max(1, layers - 1)), linewidth=0.7
@@ -138,6 +170,14 @@ def gates_over_training(experiment: Experiment) -> Sketch | None:
         title="Gates over training",
         caption="Thick: mean over all heads, layers and seeds. Band: from the 10 % to the 90 % quantile of the heads. "
         "Thin: mean of each layer. Dotted: their mean at step 0, where they started. "
-        f"{averaged_over(courses)}{_not_from_the_start(courses)}",
+        f"{averaged_over(courses)}{_not_from_the_start(courses)}"
+        + " Grey: the same band of the same arm trained on random tokens, which teach nothing."
+        * bool(noise),
         figure=figure,
     )
+
+
+def _band(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Between which quantiles of all heads gates lie, of [seeds, P, n_layer, n_head]: two of [P]."""
+    low, high = np.quantile(values.transpose(1, 0, 2, 3).reshape(values.shape[1], -1), BAND, axis=1)
+    return low, high

@@ -22,6 +22,14 @@ def show(value: object) -> object:
     return shown(value, LONGEST) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def escape_markdown(value: object) -> str:
+    """Text that Markdown shows as it is, in a table's cell too. What the template calls safe is left alone."""
+    if isinstance(value, Markup):
+        return value
+    text = str(show(" ".join(str(value).split()))).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\`*_[]|#~$" else c for c in text)
+
+
 def templates(
     folder: Path = TEMPLATES, *, html: bool = True, finalize: Callable[[object], object] = show
 ) -> jinja2.Environment:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,34 +23,33 @@ from rich.text import Text
 from gpt2.base import terminal
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
-from gpt2.base.numbers import decimal
 from gpt2.base.text import showable, shown
 from gpt2.dotconfig import load
 from harness.configure.requests import Request, asked_plan, requests
 from harness.evidence.comparison import Comparison, write_comparison_csv
 from harness.evidence.contamination import contamination, identity
 from harness.evidence.launches import mean_error, read_launches
-from harness.evidence.paired import MIN_SEEDS
 from harness.evidence.stats import compare, reference_of
 from harness.evidence.store import Experiment, write_summary_csv
-from harness.evidence.verdicts import SURVIVOR
 from harness.report.figures import Drawing, draw_figures
-from harness.report.pages import show, templates
+from harness.report.numbers import DASH, count
+from harness.report.pages import escape_markdown, show, templates
+from harness.report.sweeps import edges, tuning_trials
 from harness.report.tables import (
-    DASH,
+    IN_COMPUTE,
+    ITS_INTERVAL,
     Table,
     arm_table,
     cost_table,
-    count,
     differences_table,
     loss_table,
-    mean_and_spread,
     run_table,
-    signed,
 )
+from harness.report.verdict import controls, verdict
 
 PRINTED = ("step", "reference", "n", "Δ loss", "95 % interval", "verdict")
-"""Columns of the comparison that a terminal has room for."""
+PRINTED_IN_COMPUTE = ("step", "reference", "n", IN_COMPUTE, ITS_INTERVAL, "verdict")
+"""Columns of the comparison that a terminal has room for: without a slope, and with one."""
 
 SENTENCE = 400
 """Characters of a warning, which may hold what a run says of itself."""
@@ -63,6 +62,9 @@ class Report:
     name: str
     verdict: str
     """One or two sentences: what a reader takes away who reads nothing else."""
+
+    controls: str
+    """What became of the controls, as a sentence; empty where nothing is compared."""
 
     partial: str
     """What is not finished, as a sentence; empty where all is."""
@@ -109,6 +111,7 @@ def make_report(experiment: Experiment, comparisons: Sequence[Comparison], figur
     return Report(
         name=experiment.name,
         verdict=verdict(experiment, losses),
+        controls=controls(experiment, losses),
         partial=_partial(experiment, missing),
         warnings=[*doubts, *_warnings(experiment)],
         facts=_facts(experiment),
@@ -129,7 +132,7 @@ def render(report: Report, name: str) -> str:
     """The text of "report.md" or "report.html"."""
     is_html = name.endswith(".html")
     # Markdown has no escaping of jinja's: everything that is put into the template passes through ours instead.
-    environment = templates(html=is_html, finalize=show if is_html else _escape_markdown)
+    environment = templates(html=is_html, finalize=show if is_html else escape_markdown)
     environment.filters["data_uri"] = _data_uri
     return environment.get_template(f"{name}.j2").render(report=report)
 
@@ -138,7 +141,8 @@ def print_report(report: Report) -> None:
     """Print the comparison, what speaks against it and the verdict. Fits 80 columns; the files hold the rest."""
     console = terminal.console()
     comparison = report.comparison
-    places = [comparison.columns.index(column) for column in PRINTED]
+    printed = PRINTED_IN_COMPUTE if IN_COMPUTE in comparison.columns else PRINTED
+    places = [comparison.columns.index(column) for column in printed]
     table = rich.table.Table(title=comparison.title, title_justify="left", box=None, pad_edge=False)
     for index in places:
         is_text = index < comparison.text_columns
@@ -147,99 +151,16 @@ def print_report(report: Report) -> None:
         table.add_row(*(Text(showable(row[index])) for index in places))
     if comparison.rows:
         console.print(table)
-    for sentence in (*(f"warning: {warning}" for warning in report.warnings), report.partial):
+    for sentence in (*(f"warning: {warning}" for warning in report.warnings), report.partial, report.controls):
         if sentence:
             console.print(Text(showable(sentence)))
     console.print(Text(showable(report.verdict), style="bold"))
-
-
-def _escape_markdown(value: object) -> str:
-    """Text that Markdown shows as it is, in a table's cell too. What the template calls safe is left alone."""
-    if isinstance(value, Markup):
-        return value
-    text = str(show(" ".join(str(value).split()))).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "\\`*_[]|#~$" else c for c in text)
 
 
 def _data_uri(path: Path) -> Markup:
     """An SVG file as the address of an image. An image of its own keeps its ids and styles to itself."""
     # Base64 has nothing to escape.
     return Markup(f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}")  # noqa: S704
-
-
-# The verdict
-
-
-def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
-    """One or two plain sentences on the final validation loss. That nothing can be said yet is a verdict too."""
-    titles = {arm.step: arm.title for arm in experiment.arms}
-    tested = [c for c in losses if c.n > 0]
-    if not tested:
-        return _verdict_without_pairs(experiment)
-    if max(c.n for c in tested) < MIN_SEEDS:
-        seeds = max(c.n for c in tested)
-        return (
-            f"Undecided: {count(seeds, 'seed')} cannot show a difference, the spread between seeds being as large as "
-            f"what is looked for. At least {MIN_SEEDS} are needed, 5 are better."
-        )
-    groups = []
-    # What so few seeds could have shown is nothing: they are no part of what the rest would have.
-    few = [c for c in tested if c.verdict == "undecided" and c.n < MIN_SEEDS]
-    for word in ("better", "worse", "equivalent", "undecided", "not comparable"):
-        members = [c for c in tested if c.verdict == word and c not in few]
-        if members:
-            said = "; ".join(titles[c.step] + _aside(c, titles) for c in members)
-            groups.append(f"{_WORDS[word]}: {said}.")
-    if few:
-        said = "; ".join(f"{titles[c.step]} ({count(c.n, 'seed')}{_failures(c)})" for c in few)
-        groups.append(f"Undecided with fewer than {MIN_SEEDS} seeds, which can show no difference: {said}.")
-    open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None and c not in few]
-    if open_ones:
-        low, high = (decimal(limit(open_ones), 4) for limit in (min, max))
-        size = low if low == high else f"{low} to {high}"
-        where = f"Where undecided{f' with {MIN_SEEDS} seeds or more' * bool(few)}"
-        groups.append(f"{where}, these seeds would probably have shown a difference of {size} nats/token.")
-    return " ".join(groups)
-
-
-_WORDS = {
-    "better": "Lower validation loss",
-    "worse": "Higher validation loss",
-    "equivalent": "Equivalent in validation loss",
-    "undecided": "Undecided",
-    "not comparable": "Not comparable",
-}
-
-
-def _verdict_without_pairs(experiment: Experiment) -> str:
-    if not any(arm.done for arm in experiment.arms):
-        return "No verdict yet: no run has finished."
-    if len(experiment.arms) > 1:
-        return "No verdict yet: no arm and its reference have both finished with the same seed."
-    arm = experiment.arms[0]
-    loss = mean_and_spread([v for run in arm.done if (v := run.value("val_loss")) is not None], 4)
-    return f"Nothing to compare: {arm.title} is the only arm. Its final validation loss is {loss} nats/token."
-
-
-def _aside(c: Comparison, titles: Mapping[str, str]) -> str:
-    """How much better or worse, and on how many seeds there is nothing to say that of; in brackets."""
-    amount = f"{_amount(c)} against {titles[c.reference]}" if c.verdict in ("better", "worse") else ""
-    said = f"{amount}{_failures(c)}".removeprefix(", ")
-    return f" ({said})" if said else ""
-
-
-def _failures(c: Comparison) -> str:
-    if not c.failed_seeds:
-        return ""
-    better = c.verdict == "undecided" and SURVIVOR in c.note
-    return f", {SURVIVOR} on {c.failed} seeds" if better else f", failed on {c.failed} seeds"
-
-
-def _amount(c: Comparison) -> str:
-    """A difference in loss in absolute and relative terms."""
-    assert c.delta_mean is not None
-    relative = "" if c.relative is None else f", {signed(100 * c.relative, 2)} %"
-    return f"{signed(c.delta_mean, 4)} nats/token{relative}"
 
 
 # What was asked, and what went wrong
@@ -279,6 +200,8 @@ def _warnings(experiment: Experiment) -> list[str]:
             for part in ("versions", "code", "hardware"):
                 if resumed[part] != provenance[part]:
                     found.append(f"{run.name}: was resumed at step {resumed['step']} with other {part} than it began")
+    if (trials := tuning_trials(experiment)) is not None:
+        found += edges(trials)
     for arm in experiment.arms:
         _, note = reference_of(arm, experiment)
         if note:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2.config import flops_per_token
 from harness.evidence.store import Arm, RunRecord
 
 Value = TypeVar("Value")
@@ -79,13 +80,40 @@ def of_seeds(runs: BySeed[Value], seeds: Sequence[int]) -> tuple[int, ...]:
 
 
 def loss_curves(arms: Sequence[Arm], x: str) -> list[Curves]:
-    """The evaluations of each arm against `tokens` or `time_s`, over the seeds that all of them have.
+    """The evaluations of each arm against `tokens` or `time_s`, over the seeds that all of them have."""
+    return logged_curves(arms, "eval", x, "val_loss")
 
-    Runs that never got past the first evaluation are left out, and arms without another.
+
+def loss_against_flop(arms: Sequence[Arm]) -> list[Curves]:
+    """The evaluations of each arm against the floating-point operations of its training steps so far.
+
+    Without the arms whose runs do not say how large their model is: none of them has ended.
+    """
+    curves = ((c, flops_per_token_of(c.arm)) for c in loss_curves(arms, "tokens"))
+    return [c.scaled(1 / flops) for c, flops in curves if flops is not None]
+
+
+def flops_per_token_of(arm: Arm) -> int | None:
+    """Floating-point operations per training token, as `GPT.flops_per_token`, by an arm's records; None before one of
+    its runs has said how many parameters it has."""
+    for run in arm.runs:
+        params, identity = run.value("params"), (run.provenance or {}).get("identity", {})
+        shape = {name: identity.get(name.upper()) for name in ("n_layer", "n_embd", "block_size")}
+        if params is not None and all(isinstance(size, int) for size in shape.values()):
+            T = shape["block_size"]
+            positions = shape["n_layer"] * min(identity.get("SLIDING_WINDOW_SIZE", T), T)
+            return flops_per_token(int(params), n_embd=shape["n_embd"], block_size=T, positions=positions)
+    return None
+
+
+def logged_curves(arms: Sequence[Arm], kind: str, x: str, y: str) -> list[Curves]:
+    """What lines of a kind say of each arm, `y` against `x`, over the seeds that all arms have.
+
+    Runs that never got past the first such line are left out, and arms without another.
     """
     logged = {}
     for arm in arms:
-        runs = {run.seed: by_step(run, "eval", x, "val_loss") for run in drawn(arm)}
+        runs = {run.seed: by_step(run, kind, x, y) for run in drawn(arm)}
         if runs := {seed: points for seed, points in runs.items() if len(points) > 1}:
             logged[arm.step] = runs
     shared = shared_seeds(list(logged.values()))

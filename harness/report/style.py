@@ -7,6 +7,7 @@ marker in all of them. The same results give the same SVG.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,43 @@ def integer_ticks(axes: Axes, shape: tuple[int, ...], most: int = 12) -> None:
     """Ticks at whole layers and heads, `most` at most."""
     for count, set_ticks in zip(shape, (axes.set_yticks, axes.set_xticks), strict=True):
         set_ticks(range(0, count, -(-count // most)))
+
+
+def draw_interval(
+    axes: Axes,
+    at: float,
+    bounds: tuple[float, float, float],
+    limits: tuple[float, float],
+    look: dict[str, Any],
+    *,
+    upright: bool = False,
+) -> None:
+    """An interval (low, mean, high) on a row, or with `upright` in a column, within the limits of its axis.
+
+    Where it leaves them there is an arrow at the edge.
+    """
+    low, mean, high = bounds
+    ends = [float(min(max(end, limits[0]), limits[1])) for end in (low, high)]
+
+    def draw(along: list[float], **style: Any) -> None:
+        across = [at] * len(along)
+        axes.plot(*((across, along) if upright else (along, across)), color=look["color"], **style)
+
+    draw(ends, linewidth=1.6, solid_capstyle="butt")
+    arrows = "v^" if upright else "<>"
+    for arrow, edge, leaves in zip(arrows, limits, (low < limits[0], high > limits[1]), strict=True):
+        if leaves:
+            draw([edge], marker=arrow, markersize=5, linestyle="none", clip_on=False)
+    draw([mean], marker=look["marker"], markersize=5.5, linestyle="none")
+
+
+def robust_limits(points: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Limits that hold zero, every point, and of an interval no more than three times their width.
+
+    Of two seeds the interval is 25 times as wide as their distance, and would hide everything else.
+    """
+    dots = [0.0, *points]
+    width = max(dots) - min(dots) or 1.0
+    lows = [max(low, min(dots) - width) for low, _ in intervals]
+    highs = [min(high, max(dots) + width) for _, high in intervals]
+    return min([*dots, *lows]) - 0.04 * width, max([*dots, *highs]) + 0.04 * width

@@ -1,21 +1,31 @@
-"""The tables of a report, and how numbers are written in it."""
+"""The tables of a report."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpt2.base.numbers import decimal
-from gpt2.base.text import shown
 from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import identity_differences
 from harness.evidence.paired import ALPHA, MIN_SEEDS
 from harness.evidence.stats import reference_of
 from harness.evidence.store import Experiment, RunRecord, compile_ran, lines_beside_others
+from harness.evidence.verdicts import margin_of
+from harness.report.numbers import (
+    DASH,
+    effect_interval,
+    interval,
+    interval_percent,
+    mean_and_spread,
+    p_value,
+    percent,
+    setting,
+    signed,
+)
 
-DASH = "–"  # noqa: RUF001 - an empty cell
-MINUS = "−"  # noqa: RUF001 - as wide as the plus
+IN_COMPUTE, ITS_INTERVAL = "compute", "95 % of it"
+"""Columns of the losses' table, where there is a slope."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,45 +45,44 @@ class Table:
 def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
     """The losses of each arm and its reference: what the verdict rests on."""
     titles = {arm.step: arm.title for arm in experiment.arms}
-    rows = [
-        [
-            titles[c.step],
-            titles[c.reference],
-            str(c.n),
-            signed(c.delta_mean, 4),
-            DASH if c.relative is None else f"{signed(100 * c.relative, 2)} %",
-            _interval(c, 4),
-            _p(c.p_value),
-            _p(c.p_holm),
-            DASH if c.detectable is None else decimal(c.detectable, 4),
-            c.verdict,
-            c.note,
-        ]
-        for c in losses
-    ]
-    columns = [
-        "step",
-        "reference",
-        "n",
-        "Δ loss",
-        "Δ %",
-        "95 % interval",
-        "p",
-        "p (Holm)",
-        "detectable",
-        "verdict",
-        "note",
-    ]
+    columns: dict[str, list[str]] = {
+        "step": [titles[c.step] for c in losses],
+        "reference": [titles[c.reference] for c in losses],
+        "n": [str(c.n) for c in losses],
+    }
+    if any(c.compute is not None for c in losses):
+        columns[IN_COMPUTE] = [percent(c.compute) for c in losses]
+        columns[ITS_INTERVAL] = [effect_interval(c) for c in losses]
+    columns |= {
+        "Δ loss": [signed(c.delta_mean, 4) for c in losses],
+        "Δ %": [DASH if c.relative is None else f"{signed(100 * c.relative, 2)} %" for c in losses],
+        "95 % interval": [interval(c, 4) for c in losses],
+        "p": [p_value(c.p_value) for c in losses],
+        "p (Holm)": [p_value(c.p_holm) for c in losses],
+        "detectable": [DASH if c.detectable is None else decimal(c.detectable, 4) for c in losses],
+    }
+    for name in ("failed", "look", "registered"):
+        if any(getattr(c, name) for c in losses):
+            columns[name] = [str(getattr(c, name) or DASH) for c in losses]
+    columns |= {"verdict": [c.verdict for c in losses], "note": [c.note for c in losses]}
+    in_compute = (
+        " Compute: by how much more compute the reference would have come to that loss, by the slope over its lengths; "
+        "higher is better." * (IN_COMPUTE in columns)
+    )
+    margin = f"{100 * margin_of(experiment):.3g} % of compute"
+    unknown = " Without other lengths of the reference (STUDY_LENGTHS) none does but a difference of 0." * (
+        not in_compute
+    )
     return Table(
         title="Validation loss against the reference",
-        columns=columns,
-        rows=rows,
+        columns=list(columns),
+        rows=[list(row) for row in zip(*columns.values(), strict=True)],
         text_columns=2,
         note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
         "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
-        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval lies within the "
-        "margin, in per cent of compute.",
+        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval lies within "
+        f"{margin}.{in_compute}{unknown}",
     )
 
 
@@ -88,7 +97,7 @@ def cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Tab
             str(c.n),
             f"{c.reference_mean:.4g} {c.metric.unit}",
             DASH if c.relative is None else f"{signed(100 * c.relative, 2)} %",
-            _interval_percent(c),
+            interval_percent(c),
             c.verdict,
             c.note,
         ]
@@ -161,7 +170,7 @@ def differences_table(experiment: Experiment) -> Table:
         other, _ = reference_of(arm, experiment)
         if other is not None:
             rows += [
-                [arm.title, other.title, d.symbol, _value(d.value), _value(d.reference_value)]
+                [arm.title, other.title, d.symbol, setting(d.value), setting(d.reference_value)]
                 for d in identity_differences(arm, other)
             ]
     return Table(
@@ -171,47 +180,3 @@ def differences_table(experiment: Experiment) -> Table:
         text_columns=5,
         note="Every setting that affects the numbers and is not the same on both sides.",
     )
-
-
-# Numbers as text
-
-
-def signed(value: float | None, digits: int) -> str:
-    """A number with its sign, or a dash."""
-    return DASH if value is None else decimal(value, digits, plus=True).replace("-", MINUS)
-
-
-def _interval(c: Comparison, digits: int) -> str:
-    if c.ci_low is None or c.ci_high is None:
-        return DASH
-    return f"{signed(c.ci_low, digits)} to {signed(c.ci_high, digits)}"
-
-
-def _interval_percent(c: Comparison) -> str:
-    if c.ci_low is None or c.ci_high is None or not c.reference_mean:
-        return DASH
-    low, high = (signed(100 * bound / c.reference_mean, 2) for bound in (c.ci_low, c.ci_high))
-    return f"{low} to {high}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return DASH
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def mean_and_spread(values: Sequence[float], digits: int) -> str:
-    """Mean ± standard deviation, of one value the value, of none a dash."""
-    if not values:
-        return DASH
-    mean = decimal(statistics.fmean(values), digits)
-    return f"{mean} ± {decimal(statistics.stdev(values), digits)}" if len(values) > 1 else mean
-
-
-def _value(value: object) -> str:
-    return DASH if value is None else shown(value)
-
-
-def count(n: int, noun: str) -> str:
-    """So many of them: "1 run", "2 runs"."""
-    return f"{n} {noun}{'s' * (n != 1)}"

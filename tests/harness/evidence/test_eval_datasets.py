@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.evidence.stats import compare, holm
+from harness.evidence.paired import holm
+from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
 from tests.harness.synthetic_runs import write_run
 

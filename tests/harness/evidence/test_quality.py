@@ -8,17 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment, load
+from gpt2.dotconfig import Assignment, load, resolve
 from harness.configure.kconfig import find_defconfig
 from harness.configure.plan import Plan
+from harness.evidence.gate_noise import superiority
 from harness.evidence.quality import FAIL, PASS, UNDECIDED, Quality, assess, plan_quality, reference_of
 from harness.evidence.store import load_experiment
 from scripts import quick_quality_test
 from tests.harness.synthetic_runs import write_config, write_run
-from tests.tiny import tiny
+from tests.tiny import SETTINGS, tiny
+
+HEADS = 8
+"""In each of two layers."""
 
 REFERENCE_LOSSES = (3.42, 3.43, 3.41, 3.44)
 
@@ -61,16 +67,21 @@ def assessed(
     *,
     w_rec: Sequence[float] = (0.3, 0.0),
     nonfinite: str = "",
+    noise: bool = True,
     settings: dict[str, str | int] | None = None,
 ) -> Quality:
-    """What is said of an RA v5 that is worse than the baseline by `deltas`, seed by seed, with two heads."""
+    """What is said of an RA v5 that is worse than the baseline by `deltas`, seed by seed, and whose heads all have one
+    of `w_rec`, while noise moves them by -0.15 to 0.15."""
     experiment = folder / "quality"
     write_config(experiment, {"MODEL_NAME": "quality", **(settings or {})})
     seeds = range(1, len(deltas) + 1)
     for seed, reference, delta in zip(seeds, REFERENCE_LOSSES, deltas, strict=False):
         write_run(experiment, "baseline", seed, val_loss=reference)
         run = write_run(experiment, "ra-v5-eager", seed, val_loss=reference + delta, gates=["w_rec"])
-        edit(run, gates={"w_rec": [[w_rec[seed % len(w_rec)]], [0.0]]})
+        edit(run, gates={"w_rec": [[w_rec[seed % len(w_rec)]] * HEADS] * 2})
+        if noise:
+            run = write_run(experiment / "noise", "ra-v5-eager", seed, gates=["w_rec"])
+            edit(run, gates={"w_rec": np.linspace(-0.15, 0.15, 2 * HEADS).reshape(2, HEADS).tolist()})
     if nonfinite:
         run = experiment / nonfinite / "seed-1"
         edit(run, status="failed", error="step 7: loss nan")
@@ -106,7 +117,7 @@ def verdicts(quality: Quality) -> dict[str, str]:
 )
 def test_the_loss_is_judged_with_its_noise(tmp_path: Path, deltas: list[float], verdict: str) -> None:
     quality = assessed(tmp_path, deltas, w_rec=[0.3])
-    assert verdicts(quality) == {"no": PASS, "val": verdict, "some": PASS}
+    assert verdicts(quality) == {"no": PASS, "val": verdict, "some": PASS if len(deltas) >= 3 else UNDECIDED}
     assert quality.verdict == verdict
     assert [result.delta for result in quality.seeds] == pytest.approx(deltas)
 
@@ -115,13 +126,81 @@ def test_the_loss_is_judged_with_its_noise(tmp_path: Path, deltas: list[float], 
 def test_gates_are_to_move_in_every_seed(tmp_path: Path, w_rec: list[float], verdict: str) -> None:
     quality = assessed(tmp_path, [-0.010, -0.012, -0.011], w_rec=w_rec)
     assert verdicts(quality)["some"] == quality.verdict == verdict
-    assert [result.heads_above for result in quality.seeds] == [int(w_rec[s % len(w_rec)] > 0.1) for s in (1, 2, 3)]
+    assert [result.heads_above for result in quality.seeds] == [
+        2 * HEADS * (w_rec[s % len(w_rec)] > 0.1) for s in (1, 2, 3)
+    ]
+
+
+def test_gates_that_noise_moves_as_far_are_not_learned(tmp_path: Path) -> None:
+    """By the plan's threshold alone all of these would pass: a head above 0.1 in every seed."""
+    random = np.random.default_rng(1)
+    write_config(tmp_path, {"MODEL_NAME": "quality"})
+
+    def verdict(shift: float, seeds: int) -> str:
+        for seed in range(1, seeds + 1):
+            write_run(tmp_path, "baseline", seed)
+            for folder, mean in ((tmp_path, shift), (tmp_path / "noise", 0.0)):
+                run = write_run(folder, "ra-v5-eager", seed, gates=["w_rec"])
+                edit(run, gates={"w_rec": random.normal(mean, 0.2, (2, HEADS)).tolist()})
+        quality = assess(load_experiment(tmp_path), "ra_v5", list(range(1, seeds + 1)))
+        assert all(result.heads_above for result in quality.seeds)
+        return verdicts(quality)["some"]
+
+    assert verdict(0.4, 3) == PASS
+    assert verdict(0.0, 3) == UNDECIDED
+    assert verdict(0.0, 12) == FAIL
+
+
+def test_without_noise_or_with_too_few_seeds_gates_are_undecided(tmp_path: Path) -> None:
+    quality = assessed(tmp_path / "a", [-0.010, -0.012, -0.011], w_rec=[0.3], noise=False)
+    assert verdicts(quality)["some"] == UNDECIDED
+    assert quality.criteria[-1].evidence == "16, 16, 16 of 16 heads; none was trained on noise"
+    assert verdicts(assessed(tmp_path / "b", [-0.010, -0.012], w_rec=[0.3]))["some"] == UNDECIDED
+
+
+def test_a_superiority_is_that_of_mann_and_whitney_and_holds_its_level() -> None:
+    random = np.random.default_rng(1)
+    a, b = random.normal(0.5, 1, (3, 7)), random.normal(0, 1, (4, 7))
+    expected = stats.mannwhitneyu(a.ravel(), b.ravel()).statistic / (a.size * b.size)
+    found, mirrored = superiority(a.tolist(), b.tolist()), superiority(b.tolist(), a.tolist())
+    assert found.value == pytest.approx(expected)
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - (found.high or 0), 1 - (found.low or 0)))
+    assert superiority([[1.0]], [[0.0]]).low is None
+    certain = superiority([[1.0, 2.0]] * 3, [[0.0, 0.5]] * 3)  # never for certain
+    assert certain.value == 1.0 and certain.low is not None and 0.4 < certain.low < 0.6
+    draws = 1500
+    wrong = sum(
+        (superiority(random.normal(size=(3, 16)).tolist(), random.normal(size=(3, 16)).tolist()).low or 0) > 0.5
+        for _ in range(draws)
+    )
+    assert wrong / draws < 0.025
+
+
+@pytest.mark.slow
+def test_on_random_tokens_gates_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be learned, heads pass the plan's threshold all the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    random = np.random.default_rng(5)
+    (tmp_path / "random").mkdir()
+    for name in ("train", "val"):
+        random.integers(64, size=40_000, dtype=np.uint16).tofile(tmp_path / "random" / f"{name}.bin")
+    base = {"DATASET_BIN": "y", "DATASET_BIN_DIR": "random", "VOCAB_SIZE": "64"}
+    settings = SETTINGS | {"MAX_ITERS": "150", "EVAL_INTERVAL": "150", "N_HEAD": "4", "N_LAYER": "4"} | base
+    settings |= {"LEARNING_RATE": "3e-3", "CHECKPOINT_INTERVAL": "0", "LOG_INTERVAL": "50"}
+    del settings["DATASET_TEXT"]
+    resolve([Assignment(symbol, value, "test") for symbol, value in settings.items()]).write(tmp_path / "base")
+    command(monkeypatch, "--config", "base", "--steps", "150", "--seeds", "1-3", "--out", "out", "MODEL_NAME=random")
+    quality = json.loads((tmp_path / "out/random/quality.json").read_text())
+    gates = next(c for c in quality["criteria"] if c["name"].startswith("some"))
+    assert gates["verdict"] != PASS, gates
+    assert all(max(seed["w_rec"]) > 0.1 for seed in quality["seeds"])  # by the threshold alone it would
 
 
 def test_gates_of_the_direct_fold_start_above_the_threshold_and_are_not_judged(tmp_path: Path) -> None:
     quality = assessed(tmp_path, [-0.010, -0.012, -0.011], w_rec=[1.0], settings={"RA_V5_FOLD_DIRECT": "y"})
     assert verdicts(quality) == {"no": PASS, "val": PASS}
-    assert quality.seeds[0].heads_above == 1
+    assert quality.seeds[0].heads_above == 2 * HEADS
 
 
 @pytest.mark.parametrize("step", ["baseline", "ra-v5-eager"])
@@ -168,7 +247,11 @@ def test_the_command_trains_a_pair_judges_it_and_does_not_train_it_again(
     assert command(monkeypatch, *arguments, *settings) == 0
     printed = capsys.readouterr().out
     assert "UNDECIDED: out/pair" in printed
-    assert "PASS      some w_rec > 0.1: 4 of 4 heads" in printed
+    # From a start of 0.5 all heads are above, on noise as well.
+    assert "UNDECIDED some w_rec > 0.1: 4 of 4 heads, 4 on noise; above one on noise with probability" in printed
+    noise = json.loads((tmp_path / "out/pair/noise/ra-v5-eager/seed-1/provenance.json").read_text())
+    assert noise["data"]["dataset"] == "bin" and noise["identity"]["VOCAB_SIZE"] == 256
+    assert "out/pair/noise: random tokens, " in printed
     quality = json.loads((tmp_path / "out/pair/quality.json").read_text())
     assert quality["verdict"] == UNDECIDED and quality["reference"] == "baseline"
     (seed,) = quality["seeds"]

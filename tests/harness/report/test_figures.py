@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 from PIL import Image
 
+from gpt2.config import GPTConfig
+from gpt2.model import GPT
+from harness.evidence.comparison import Comparison
+from harness.evidence.paired import paired_test
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
+from harness.report.differences import effects_figure, mean_interval
 from harness.report.figures import Drawing, draw_figures
+from harness.report.gates import final_gates, gates_over_training
+from harness.report.series import loss_against_flop, loss_curves
+from harness.report.sweeps import edges, sweep_figures, tuned, tuning_trials
 from tests.harness.synthetic_runs import write_ablation, write_run
 
 
@@ -33,7 +44,8 @@ def ablation(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawing]:
 
 def test_an_ablation_has_every_figure_as_png_and_svg(ablation: dict[str, Drawing]) -> None:
     assert list(ablation) == [
-        *("loss-differences", "loss-vs-tokens", "loss-vs-time", "ms-per-step", "peak-memory"),
+        *("loss-differences", "difference-vs-tokens", "loss-vs-tokens", "loss-vs-flop", "loss-vs-time", "training"),
+        *("ms-per-step", "peak-memory"),
         *("gates-final", "gates-course"),
     ]
     for name, drawing in ablation.items():
@@ -73,7 +85,7 @@ def test_runs_that_have_only_begun_draw_what_they_can(tmp_path: Path) -> None:
     write_run(tmp_path, "baseline", 1, status=None)
     write_run(tmp_path, "ra-v5-eager", 1, status=None, gates=("w_std", "w_rec"))
     (tmp_path / "ra-v5-eager/seed-1/metrics.jsonl").write_text("")
-    assert set(draw(tmp_path)) == {"loss-vs-tokens", "loss-vs-time"}
+    assert set(draw(tmp_path)) == {"loss-vs-tokens", "loss-vs-time", "training"}
 
 
 @pytest.mark.parametrize("status", ["failed", None])
@@ -98,4 +110,124 @@ def test_many_arms_with_long_names(tmp_path: Path) -> None:
     write_run(tmp_path, "baseline", 1)
     drawings = draw(tmp_path)
     assert "(RA_V5_R=13)" in text_in(drawings["loss-differences"].svg)
-    assert drawings.keys() == {"loss-differences", "loss-vs-tokens", "loss-vs-time", "ms-per-step", "peak-memory"}
+    assert drawings.keys() == {
+        *("loss-differences", "sweep-ra_v5_r", "difference-vs-tokens", "loss-vs-tokens", "loss-vs-flop"),
+        *("loss-vs-time", "training", "ms-per-step", "peak-memory"),
+    }
+
+
+def test_the_flop_of_a_curve_are_those_of_the_model(tmp_path: Path) -> None:
+    """By the records alone, and as `GPT.flops_per_token` counts them."""
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=64)
+    model = GPT(config, seed=1)
+    for name in ("baseline", "mla"):
+        run = write_run(tmp_path, name, 1, identity={"N_LAYER": 2, "N_HEAD": 2, "N_EMBD": 32, "BLOCK_SIZE": 16})
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(summary | {"params": model.num_params()}))
+    write_run(tmp_path, "ra-mla", 1, status=None)  # says nothing of its size yet
+    arms = load_experiment(tmp_path).arms
+    curves = loss_against_flop(arms)
+    assert [c.arm.step for c in curves] == ["baseline", "mla"]
+    (tokens, *_) = loss_curves(arms, "tokens")
+    assert curves[0].x == pytest.approx(tokens.x * model.flops_per_token())
+
+
+def with_effects(path: Path, effects: dict[str, tuple[float, float, float]]) -> list[Comparison]:
+    """The comparisons of an experiment, with what some steps' losses are worth in compute: mean, low, high."""
+    return [
+        replace(c, compute=effects[c.step][0], compute_low=effects[c.step][1], compute_high=effects[c.step][2])
+        if c.metric.name == "val_loss" and c.step in effects
+        else c
+        for c in compare(load_experiment(path))
+    ]
+
+
+def test_the_first_figure_is_what_arms_are_worth_in_compute(tmp_path: Path) -> None:
+    for step in ("baseline", "ra-v5-eager", "rope", "mla"):
+        for seed in (1, 2, 3):
+            write_run(tmp_path, step, seed, title=step)
+    effects = {"ra-v5-eager": (0.004, -0.006, 0.014), "rope": (0.69, 0.6, 9.0)}
+    experiment = load_experiment(tmp_path)
+    sketch = effects_figure(experiment, with_effects(tmp_path, effects))
+    assert sketch is not None
+    (axes,) = sketch.figure.axes
+    low, high = axes.get_xlim()
+    assert low <= -0.01 and 0.69 < high < 9.0  # which leaves the picture
+    assert {0.0, 0.01, -0.01, 0.1}.issubset(set(axes.get_xticks().tolist()))
+    ends = {line.get_color(): line for line in axes.lines if line.get_marker() == ">"}
+    assert len(ends) == 1 and next(iter(ends.values())).get_xdata()[0] == high  # type: ignore[index]
+    words = [text.get_text() for text in axes.texts]
+    assert len(words) == 3 and any("+69 %, n = 3" in text for text in words) and any("no slope" in w for w in words)
+    drawn = draw_figures(experiment, with_effects(tmp_path, effects))
+    assert [drawing.name for drawing in drawn][:2] == ["effects", "loss-differences"]
+    assert "+10 %" in text_in(drawn[0].svg)
+    assert effects_figure(experiment, compare(experiment)) is None
+
+
+def test_a_sweep_has_its_symbol_on_the_axis(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "baseline", seed)
+        for step in ("ra-v5-eager", "ra-mla"):
+            for r in (2, 4, 16):
+                write_run(tmp_path, f"{step}@RA_V5_R={r}", seed, val_loss=3.5 + r / 100 + seed / 1000)
+        write_run(tmp_path, "mla@GELU=y", seed)
+    experiment = load_experiment(tmp_path)
+    sketches = {s.name: s for draw in sweep_figures(experiment, compare(experiment)) if (s := draw())}
+    assert set(sketches) == {"sweep-ra_v5_r"}  # y is no number
+    (axes,) = sketches["sweep-ra_v5_r"].figure.axes
+    assert axes.get_xticks().tolist() == [2, 4, 16] and axes.get_xscale() == "log"
+    curves = [line for line in axes.lines if not line.get_label().startswith("_")]  # type: ignore[union-attr]
+    assert [line.get_label() for line in curves] == ["ra-v5-eager", "ra-mla"]
+    assert curves[0].get_ydata() == pytest.approx([0.021, 0.041, 0.161], abs=0.001 + 1e-9)
+
+
+def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
+    for step, losses in {"baseline": (3.6, 3.4, 3.5), "ra-v5-eager": (3.6, 3.5, 3.45)}.items():
+        write_run(tmp_path, step, 1, title=step)
+        for rate, loss in zip(("3e-4", "1e-3", "3e-3"), losses, strict=True):
+            write_run(tmp_path / "tuning", f"{step}@LEARNING_RATE={rate}", 101, val_loss=loss)
+    trials = tuning_trials(load_experiment(tmp_path))
+    assert trials is not None
+    assert {(t.base, t.best, t.at_edge) for t in tuned(trials)} == {
+        ("baseline", "1e-3", False),
+        ("ra-v5-eager", "3e-3", True),
+    }
+    assert edges(trials) == [
+        "ra-v5-eager: the best LEARNING_RATE that was tried, 3e-3, is at the edge of what was: 3e-4, 1e-3, 3e-3"
+    ]
+    drawing = draw(tmp_path)["tuning"]
+    assert "best at the edge" in text_in(drawing.svg) and "at an edge: ra-v5-eager" in drawing.caption
+
+
+def test_trials_lengths_and_reruns_are_no_arms_of_a_figure(tmp_path: Path) -> None:
+    for step in ("baseline", "baseline@MAX_ITERS=400", "baseline@RERUN=1", "ra-v5-eager"):
+        write_run(tmp_path, step, 1, title="B" if step.startswith("base") else "R")
+    assert [arm.step for arm in load_experiment(tmp_path).compared] == ["baseline", "ra-v5-eager"]
+    assert "MAX_ITERS" not in text_in(draw(tmp_path)["loss-vs-tokens"].svg)
+
+
+def test_gates_are_shown_beside_those_that_noise_moved(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path, "ra-v5-eager", seed, gates=("w_rec",))
+    bare = load_experiment(tmp_path)
+    for sketch in (final_gates(bare), gates_over_training(bare)):
+        assert sketch is not None and "random tokens" not in sketch.caption
+    for seed in (1, 2):
+        write_run(tmp_path / "noise", "ra-v5-eager", seed, gates=("w_rec",))
+    experiment = load_experiment(tmp_path)
+    final, course = final_gates(experiment), gates_over_training(experiment)
+    assert final is not None and course is not None
+    assert "trained on random tokens" in final.caption and "trained on random tokens" in course.caption
+    (axes,) = [axes for axes in course.figure.axes if axes.get_ylabel() == "w_rec"]
+    assert len(axes.collections) == 2
+    # The same gates as on noise: of 16 heads, one at most is beyond 99 % of them.
+    (heads,) = [line for axes in final.figure.axes if axes.images for line in axes.lines]
+    assert len(heads.get_xdata()) <= 1  # type: ignore[arg-type]
+
+
+def test_the_band_of_a_difference_is_the_interval_of_its_mean() -> None:
+    values = np.array([[1.0, 2.0], [2.0, 2.5], [4.0, 2.25]])
+    low, high = mean_interval(values)
+    for i in range(2):
+        test = paired_test(values[:, i].tolist())
+        assert (low[i], high[i]) == pytest.approx((test.ci_low, test.ci_high))

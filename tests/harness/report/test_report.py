@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpt2.base.errors import UserError
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
-from harness.report.report import Report, make_report, render, write_report
+from harness.report.report import Report, make_report, print_report, render, write_report
 from scripts import plots, report
 from tests.harness.synthetic_runs import write_ablation, write_config, write_run
 
@@ -77,7 +79,7 @@ def test_the_page_is_one_file_that_holds_every_figure(ablation: Path) -> None:
     assert all(address and address.startswith(prefix) for address in addresses)
     shown = {base64.b64decode(address.removeprefix(prefix)) for address in addresses if address}
     assert shown == {path.read_bytes() for path in (ablation / "figures").glob("*.svg")}
-    assert len(shown) == 7
+    assert len(shown) == 10
     assert "url(" not in (ablation / "report.html").read_text()
 
 
@@ -146,6 +148,66 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
 def test_verdicts(tmp_path: Path, deltas: list[float], verdict: str) -> None:
     write_pairs(tmp_path, deltas)
     assert report_of(tmp_path).verdict.startswith(verdict)
+
+
+def judged(path: Path, **facts: Any) -> Report:
+    """The report, had the losses been given these facts as well."""
+    experiment = load_experiment(path)
+    comparisons = [replace(c, **facts) if c.metric.name == "val_loss" else c for c in compare(experiment)]
+    return make_report(experiment, comparisons, [])
+
+
+def test_an_effect_in_compute_comes_first_and_the_loss_behind_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(tmp_path, [-0.010, -0.011, -0.012])
+    found = judged(tmp_path, compute=0.0166, compute_low=0.0127, compute_high=0.0204)
+    assert found.verdict == (
+        "Lower validation loss: RA v5 (worth +1.7 % of compute, +1.3 % to +2 %; "
+        "−0.0110 nats/token, −0.31 % against Baseline)."  # noqa: RUF001
+    )
+    (row,) = found.comparison.rows
+    cells = dict(zip(found.comparison.columns, row, strict=True))
+    assert (cells["compute"], cells["95 % of it"]) == ("+1.7 %", "+1.3 % to +2 %")
+    print_report(found)
+    table = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(("Lower", "What"))]
+    assert "+1.3 % to +2 %" in table[2] and max(map(len, table)) <= 80
+    assert "compute" not in report_of(tmp_path).comparison.columns
+    undecided = judged(tmp_path, compute=0.001, compute_low=-0.02, compute_high=0.02, verdict="undecided")
+    assert undecided.verdict.startswith("Undecided: RA v5 (worth +0.1 % of compute, −2 % to +2 %).")  # noqa: RUF001
+
+
+def test_an_arm_that_failed_is_not_better_without_that(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [-0.010, -0.011, -0.012])
+    write_run(tmp_path, "baseline", 4, val_loss=3.5)
+    assert "failed" not in report_of(tmp_path).verdict
+    write_run(tmp_path, "ra-v5-eager", 4, status="failed", error="step 7: loss nan", title="RA v5")
+    found = report_of(tmp_path)
+    assert "RA v5 (better on the seeds it survived, failed on 1 of 4 seeds)" in found.verdict
+    cells = dict(zip(found.comparison.columns, found.comparison.rows[0], strict=True))
+    assert (cells["verdict"], cells["failed"], cells["registered"]) == ("undecided", "1 of 4", "no")
+
+
+def test_what_became_of_the_controls_is_said(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [-0.010, -0.011, -0.012])
+    assert report_of(tmp_path).controls.startswith("What this experiment could see is not shown")
+    for control, said in {"BETTER": "as it has to be", "NULL": "and has to be equivalent"}.items():
+        with (tmp_path / "ra-v5-eager/seed-1/config").open("a") as file:
+            file.write(f"CONFIG_STEP_CONTROL_{control}=y\n")
+        found = report_of(tmp_path)
+        assert found.controls == f"This experiment could see: RA v5 is better, {said}."
+        assert found.controls in Page(render(found, "report.html")).text
+        assert found.controls in render(found, "report.md")
+        text = (tmp_path / "ra-v5-eager/seed-1/config").read_text()
+        (tmp_path / "ra-v5-eager/seed-1/config").write_text(text.replace(f"CONFIG_STEP_CONTROL_{control}=y\n", ""))
+
+
+def test_a_best_value_at_the_edge_of_what_was_tried_is_warned_of(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.1])
+    for rate, loss in {"1e-3": 3.5, "3e-3": 3.4}.items():
+        write_run(tmp_path / "tuning", f"ra-v5-eager@LEARNING_RATE={rate}", 101, val_loss=loss)
+    (warning,) = report_of(tmp_path).warnings
+    assert warning.startswith("ra-v5-eager: the best LEARNING_RATE that was tried, 3e-3, is at the edge")
 
 
 def test_arms_with_too_few_seeds_are_not_counted_among_what_would_have_been_shown(tmp_path: Path) -> None:

@@ -1,0 +1,238 @@
+"""The figures with a setting on the x axis: effects over a sweep, and what tuning tried."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from harness.evidence.comparison import Comparison
+from harness.evidence.store import Arm, Experiment, load_experiment, run_directories
+from harness.evidence.verdicts import margin_of
+from harness.report.numbers import percent
+from harness.report.style import WIDTH, Sketch, draw_interval, legend_below, look_of, robust_limits, short
+
+SIZE = "STUDY_SIZE"
+"""The label of a rung of the ladder, whose place on the axis is its number of parameters."""
+
+_LOG_FROM = 4.0
+"""A sweep whose greatest value is so many times its least gets a logarithmic axis, if all are above zero."""
+
+
+def sweep_figures(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[Callable[[], Sketch | None]]:
+    """A figure for each symbol that was swept over numbers, or over sizes: effect against value."""
+    losses = [c for c in comparisons if c.metric.name == "val_loss" and c.n > 0]
+    symbols = dict.fromkeys(label.split("=")[0] for arm in experiment.arms for label in arm.step.split("@")[1:])
+    return [lambda symbol=symbol: _sweep_figure(experiment, losses, symbol) for symbol in symbols]  # type: ignore[misc]
+
+
+def _sweep_figure(experiment: Experiment, losses: Sequence[Comparison], symbol: str) -> Sketch | None:
+    """None where nothing has two values to be compared at."""
+    arms = {arm.step: arm for arm in experiment.arms}
+    in_compute = any(c.compute is not None for c in losses)
+    known = [(arms[c.step], c) for c in losses if not in_compute or c.compute is not None]
+    lines = [line for line in _by_rest(known, symbol).values() if len(line) > 1]
+    if not lines:
+        return None
+    bounds = [{x: _bounds(c, in_compute=in_compute) for x, c in line.items()} for line in lines]
+    limits = robust_limits(
+        [mean for line in bounds for _, mean, _ in line.values()],
+        [(low, high) for line in bounds for low, _, high in line.values()],
+    )
+    figure = Figure(figsize=(WIDTH, 3.0))
+    axes = figure.subplots()
+    values = sorted({x for line in lines for x in line})
+    is_log = _value_axis(axes, values, symbol)
+    axes.axhline(0, color="black", linewidth=0.8)
+    if in_compute:
+        margin = margin_of(experiment)
+        axes.axhspan(-margin, margin, color="#000000", alpha=0.09, linewidth=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
+    for i, (line, of) in enumerate(zip(lines, bounds, strict=True)):
+        first = arms[next(iter(line.values())).step]
+        look = look_of(first, experiment)
+        at = {x: _beside(x, i, len(lines), values, is_log=is_log) for x in sorted(of)}
+        means = [of[x][1] for x in at]
+        axes.plot(list(at.values()), means, **look, linewidth=0.9, label=short(_rest_title(first, symbol)))
+        for x, place in at.items():
+            draw_interval(axes, place, of[x], limits, look, upright=True)
+    axes.set_ylim(*limits)
+    axes.set_ylabel("worth in compute" if in_compute else "difference in final\nvalidation loss (nats/token)")
+    legend_below(figure, axes)
+    what = "Worth in compute" if in_compute else "Difference in final validation loss"
+    by = "number of parameters" if symbol == SIZE else symbol
+    same = f"within the grey margin of {100 * margin_of(experiment):.3g} % two arms count as the same; " * in_compute
+    return Sketch(
+        name=f"sweep-{symbol.lower()}",
+        title=f"Effect against {symbol}",
+        caption=f"{what} against the reference, by {by}: mean and 95 % interval; {same}an arrow marks an interval that "
+        "leaves the picture.",
+        figure=figure,
+    )
+
+
+def _bounds(c: Comparison, *, in_compute: bool) -> tuple[float, float, float]:
+    """Low, mean and high of an effect; of one pair it is three times the mean."""
+    low, mean, high = (c.compute_low, c.compute, c.compute_high) if in_compute else (c.ci_low, c.delta_mean, c.ci_high)
+    assert mean is not None
+    return mean if low is None else low, mean, mean if high is None else high
+
+
+def _by_rest(of: Sequence[tuple[Arm, Comparison]], symbol: str) -> dict[str, dict[float, Comparison]]:
+    """For each arm without its label of `symbol`: place on the axis -> what there is at it."""
+    lines: dict[str, dict[float, Comparison]] = {}
+    for arm, comparison in of:
+        place = place_of(arm, symbol)
+        if place is not None:
+            lines.setdefault(_rest(arm, symbol), {}).setdefault(place, comparison)
+    return lines
+
+
+def place_of(arm: Arm, symbol: str) -> float | None:
+    """Where an arm lies on the axis of a swept symbol: its value, or of a size the parameters; None if that is no
+    number."""
+    label = next((label for label in arm.swept if label.startswith(f"{symbol}=")), None)
+    if label is None:
+        return None
+    if symbol == SIZE:
+        return next((params for run in arm.runs if (params := run.value("params")) is not None), None)
+    try:
+        number = float(label.partition("=")[2])
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _rest(arm: Arm, symbol: str) -> str:
+    """An arm's name without its label of a symbol."""
+    base, *labels = arm.step.split("@")
+    return "@".join([base, *(label for label in labels if not label.startswith(f"{symbol}="))])
+
+
+def _rest_title(arm: Arm, symbol: str) -> str:
+    rest = Arm(step=_rest(arm, symbol), runs=arm.runs)
+    return rest.title
+
+
+def _value_axis(axes: Axes, values: Sequence[float], symbol: str) -> bool:
+    """Put ticks at the values, on a logarithmic axis where they are spread like that. Returns whether they are."""
+    is_log = min(values) > 0 and max(values) / min(values) >= _LOG_FROM
+    if is_log:
+        axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(list(values), [f"{value / 1e6:.4g} M" if symbol == SIZE else f"{value:.6g}" for value in values])
+    axes.set_xlabel("parameters" if symbol == SIZE else symbol)
+    return is_log
+
+
+def _beside(x: float, i: int, lines: int, values: Sequence[float], *, is_log: bool) -> float:
+    """`x` moved a little for the i-th of several lines, so that their intervals stand side by side."""
+    off = 0.015 * (i - (lines - 1) / 2)
+    if is_log:
+        return float(x * (max(values) / min(values)) ** off)
+    return x + off * (max(values) - min(values))
+
+
+# Tuning
+
+
+def tuning_trials(experiment: Experiment) -> Experiment | None:
+    """The trials of an experiment's tuning, an experiment of its own; None where there are none."""
+    path = experiment.path / "tuning"
+    return load_experiment(path) if run_directories(path) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What one arm's trials say of one symbol."""
+
+    base: str
+    """The step."""
+
+    symbol: str
+    losses: dict[str, float]
+    """Value -> validation loss, mean over the seeds that all trials of the arm have finished, the best over what else
+    was tried; values ascending."""
+
+    @property
+    def best(self) -> str:
+        """The value with the least loss."""
+        return min(self.losses, key=lambda value: self.losses[value])
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best is the least or the greatest value that was tried."""
+        return self.best in (next(iter(self.losses)), next(reversed(self.losses)))
+
+
+def tuned(trials: Experiment) -> Iterator[Tuned]:
+    """What each step's trials say of each symbol that was tuned over numbers."""
+    for base in dict.fromkeys(arm.base for arm in trials.arms):
+        arms = [arm for arm in trials.arms if arm.base == base]
+        seeds = set.intersection(*({run.seed for run in arm.done} for arm in arms))
+        for symbol in dict.fromkeys(label.split("=")[0] for arm in arms for label in sorted(arm.swept)):
+            losses: dict[float, tuple[str, float]] = {}
+            for arm in arms:
+                place = place_of(arm, symbol)
+                of = [v for run in arm.done if run.seed in seeds and (v := run.value("val_loss")) is not None]
+                if place is not None and of:
+                    label = next(label for label in arm.swept if label.startswith(f"{symbol}=")).partition("=")[2]
+                    losses[place] = min(losses.get(place, (label, math.inf)), (label, float(np.mean(of))), key=_loss)
+            if len(losses) > 1:
+                yield Tuned(base=base, symbol=symbol, losses=dict(losses[place] for place in sorted(losses)))
+
+
+def _loss(labelled: tuple[str, float]) -> float:
+    return labelled[1]
+
+
+def edges(trials: Experiment) -> list[str]:
+    """A sentence for each arm whose best value is the least or the greatest that was tried."""
+    return [
+        f"{t.base}: the best {t.symbol} that was tried, {t.best}, is at the edge of what was: {', '.join(t.losses)}"
+        for t in tuned(trials)
+        if t.at_edge
+    ]
+
+
+def tuning_figure(trials: Experiment, experiment: Experiment) -> Sketch | None:
+    """Loss against each tuned symbol, a line for each step; None where nothing has two values with a loss.
+
+    trials: with arms such as `ra-v5@LEARNING_RATE=1e-3`. experiment: whose arms have the colours.
+    """
+    found = list(tuned(trials))
+    symbols = list(dict.fromkeys(t.symbol for t in found))
+    if not symbols:
+        return None
+    figure = Figure(figsize=(WIDTH, 0.4 + 2.5 * len(symbols)))
+    panels = figure.subplots(len(symbols), 1, squeeze=False)[:, 0]
+    coloured = replace(experiment, arms=(*experiment.arms, *trials.arms))
+    for axes, symbol in zip(panels, symbols, strict=True):
+        of_symbol = [t for t in found if t.symbol == symbol]
+        _value_axis(axes, sorted({float(value) for t in of_symbol for value in t.losses}), symbol)
+        for t in of_symbol:
+            arm = next(arm for arm in coloured.arms if arm.base == t.base)
+            look = look_of(arm, coloured)
+            title = Arm(step=t.base, runs=arm.runs).title
+            warning = " (best at the edge)" * t.at_edge
+            axes.plot([float(v) for v in t.losses], list(t.losses.values()), **look, label=short(title + warning))
+            size, width = (13, 1.6) if t.at_edge else (10, 0.9)
+            at = float(t.best), t.losses[t.best]
+            axes.plot(*at, "o", markersize=size, markerfacecolor="none", markeredgewidth=width, color=look["color"])
+        axes.set_ylabel("validation loss (nats/token)")
+        axes.margins(x=0.05, y=0.12)
+        axes.legend()
+    warned = edges(trials)
+    return Sketch(
+        name="tuning",
+        title="What tuning tried",
+        caption="Validation loss of the trials, mean over their seeds, the best over whatever else was tried at a "
+        "value. The ring marks the least of each arm"
+        + (f", a thick one where it is at an edge: {'; '.join(warned)}." if warned else "."),
+        figure=figure,
+    )

@@ -1,0 +1,107 @@
+"""What a report says in a sentence: the verdict, and what the controls came out as."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpt2.base.numbers import decimal
+from harness.evidence.comparison import Comparison
+from harness.evidence.paired import MIN_SEEDS
+from harness.evidence.store import Experiment
+from harness.evidence.verdicts import SURVIVOR
+from harness.report.numbers import count, effect_interval, mean_and_spread, percent, signed
+
+
+def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
+    """One or two plain sentences on the final validation loss. That nothing can be said yet is a verdict too."""
+    titles = {arm.step: arm.title for arm in experiment.arms}
+    tested = [c for c in losses if c.n > 0]
+    if not tested:
+        return _verdict_without_pairs(experiment)
+    if max(c.n for c in tested) < MIN_SEEDS:
+        seeds = max(c.n for c in tested)
+        return (
+            f"Undecided: {count(seeds, 'seed')} cannot show a difference, the spread between seeds being as large as "
+            f"what is looked for. At least {MIN_SEEDS} are needed, 5 are better."
+        )
+    groups = []
+    # What so few seeds could have shown is nothing: they are no part of what the rest would have.
+    few = [c for c in tested if c.verdict == "undecided" and c.n < MIN_SEEDS]
+    for word in ("better", "worse", "equivalent", "undecided", "not comparable"):
+        members = [c for c in tested if c.verdict == word and c not in few]
+        if members:
+            groups.append(f"{_WORDS[word]}: {'; '.join(titles[c.step] + _behind(c, titles) for c in members)}.")
+    if few:
+        said = "; ".join(f"{titles[c.step]} ({', '.join(filter(None, [count(c.n, 'seed'), _failed(c)]))})" for c in few)
+        groups.append(f"Undecided with fewer than {MIN_SEEDS} seeds, which can show no difference: {said}.")
+    open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None and c not in few]
+    if open_ones:
+        low, high = (decimal(limit(open_ones), 4) for limit in (min, max))
+        size = low if low == high else f"{low} to {high}"
+        where = f"Where undecided{f' with {MIN_SEEDS} seeds or more' * bool(few)}"
+        groups.append(f"{where}, these seeds would probably have shown a difference of {size} nats/token.")
+    return " ".join(groups)
+
+
+_WORDS = {
+    "better": "Lower validation loss",
+    "worse": "Higher validation loss",
+    "equivalent": "Equivalent in validation loss",
+    "undecided": "Undecided",
+    "not comparable": "Not comparable",
+}
+
+
+def _verdict_without_pairs(experiment: Experiment) -> str:
+    if not any(arm.done for arm in experiment.arms):
+        return "No verdict yet: no run has finished."
+    if len(experiment.arms) > 1:
+        return "No verdict yet: no arm and its reference have both finished with the same seed."
+    arm = experiment.arms[0]
+    loss = mean_and_spread([v for run in arm.done if (v := run.value("val_loss")) is not None], 4)
+    return f"Nothing to compare: {arm.title} is the only arm. Its final validation loss is {loss} nats/token."
+
+
+def _behind(c: Comparison, titles: dict[str, str]) -> str:
+    """In parentheses, what a verdict rests on: the effect, and at how many seeds the arm failed."""
+    parts = []
+    if c.compute is not None and c.verdict != "not comparable":
+        within = "" if c.compute_low is None else f", {effect_interval(c)}"
+        parts.append(f"worth {percent(c.compute)} of compute{within}")
+    if c.verdict in ("better", "worse"):
+        parts.append(f"{_amount(c)} against {titles[c.reference]}")
+    if failed := _failed(c):
+        parts.append(failed)
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _failed(c: Comparison) -> str:
+    """That an arm failed on some of its seeds: the others may be those that were easy."""
+    if not c.failed_seeds:
+        return ""
+    is_survivor = c.verdict == "undecided" and SURVIVOR in c.note
+    return f"{SURVIVOR if is_survivor else 'failed'} on {c.failed} seeds"
+
+
+def _amount(c: Comparison) -> str:
+    """A difference in loss in absolute and relative terms."""
+    assert c.delta_mean is not None
+    relative = "" if c.relative is None else f", {signed(100 * c.relative, 2)} %"
+    return f"{signed(c.delta_mean, 4)} nats/token{relative}"
+
+
+def controls(experiment: Experiment, losses: Sequence[Comparison]) -> str:
+    """What became of the arms whose effect is known: what the experiment could see. Empty where nothing is compared."""
+    if not losses:
+        return ""
+    arms = {arm.step: arm for arm in experiment.arms}
+    found = [_control(c, arms[c.step].title, arms[c.step].control) for c in losses if arms[c.step].control]
+    if not found:
+        return "What this experiment could see is not shown: none of its arms is a control, whose effect is known."
+    return f"This experiment could see: {'; '.join(found)}."
+
+
+def _control(c: Comparison, title: str, due: str) -> str:
+    worth = "" if c.compute is None else f" ({percent(c.compute)} of compute, {effect_interval(c)})"
+    as_due = "as it has to be" if c.verdict == due else f"and has to be {due}"
+    return f"{title} is {c.verdict}{worth}, {as_due}"
