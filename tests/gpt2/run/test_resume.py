@@ -29,6 +29,7 @@ TIMES |= {"startup_s", "wall_time_s", "waited_s", "train_time_s", "eval_time_s",
 
 # Lines of the log, evaluations and checkpoints fall together, and do not.
 SETTINGS = {"MAX_ITERS": "17", "LOG_INTERVAL": "3", "EVAL_INTERVAL": "5", "CHECKPOINT_INTERVAL": "2", "DROPOUT": "0.1"}
+SETTINGS |= {"EMA_DECAY": "0.9", "EVAL_TAIL": "3"}
 
 
 def counting(out: Path) -> list[dict[str, Any]]:
