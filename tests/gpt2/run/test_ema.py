@@ -105,7 +105,7 @@ def test_it_changes_no_training_and_is_asked_for(tmp_path: Path) -> None:
     assert not {"ema_val_loss", "val_loss_tail"} & json.loads((plain / "summary.json").read_text()).keys()
 
 
-@pytest.mark.parametrize("keep", ["ALL", "WEIGHTS", "NONE"])
+@pytest.mark.parametrize("keep", ["ALL", "WEIGHTS", pytest.param("NONE", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_often_says_what_one_left_in_peace_says(tmp_path: Path, keep: str) -> None:
     symbols = SETTINGS | {f"CHECKPOINT_KEEP_{keep}": "y", "LOG_INTERVAL": "3"}
     peaceful = trained(tmp_path, "peaceful", **symbols)
@@ -136,7 +136,7 @@ def test_a_checkpoint_with_another_average_is_refused(tmp_path: Path, ema: Any) 
 
 
 def test_the_tail_is_the_mean_of_the_last_evaluations(tmp_path: Path) -> None:
-    out = trained(tmp_path, "run", **(SETTINGS | {"MAX_ITERS": "80", "EVAL_INTERVAL": "50", "EVAL_TAIL": "2"}))
+    out = trained(tmp_path, "run", MAX_ITERS="80", EVAL_INTERVAL="50", EVAL_TAIL="2", CHECKPOINT_INTERVAL="0")
     losses = {line["step"]: line["val_loss"] for line in evaluations(out)}
     assert list(losses) == [0, 50, 78, 80]
     tail = json.loads((out / "summary.json").read_text())["val_loss_tail"]

@@ -29,6 +29,7 @@ TIMES |= {"startup_s", "wall_time_s", "waited_s", "train_time_s", "eval_time_s",
 
 # Lines of the log, evaluations and checkpoints fall together, and do not.
 SETTINGS = {"MAX_ITERS": "17", "LOG_INTERVAL": "3", "EVAL_INTERVAL": "5", "CHECKPOINT_INTERVAL": "2", "DROPOUT": "0.1"}
+SETTINGS |= {"EMA_DECAY": "0.9", "EVAL_TAIL": "3"}
 
 
 def counting(out: Path) -> list[dict[str, Any]]:
@@ -211,7 +212,8 @@ def test_checkpoints_of_earlier_versions_are_gone_on_from(whole: tuple[Resolved,
     resolved, peaceful = whole
     path = interrupted(resolved, tmp_path / "run")
     state = torch.load(path, weights_only=True)
-    for key in ("pending", "val_loss", "val_step", "overflows_in_a_row", "lap_s", "eval_time_s", "checkpoint_time_s"):
+    later = ("pending", "val_loss", "val_step", "overflows_in_a_row", "lap_s", "eval_time_s", "checkpoint_time_s")
+    for key in (*later, "ema_val_loss", "val_losses", "tail"):
         del state[key]
     save_checkpoint(path.parent, state["step"], state)
     assert train(Run(run_config(resolved.symbols), tmp_path / "run"), Stop()) == "done"
