@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +54,20 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1 = LayerNorm(config.n_embd, config.bias)
         self.attn = build_attention(config)
+        self.carries = getattr(self.attn, "CARRIES", False)
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: LayerCache | None = None, carried: Any = None) -> tuple[Tensor, Any]:
+        """x [B, T, C] and what the layer before hands on (None if nothing) -> the same for the next layer."""
         # Without a cache it is not named at all: a variant that cannot generate need not know of caches.
-        x = x + (self.attn(self.ln_1(x)) if cache is None else self.attn(self.ln_1(x), cache))
-        return x + self.mlp(self.ln_2(x))
+        given = {} if cache is None else {"cache": cache}
+        if self.carries:
+            y, carried = self.attn(self.ln_1(x), **given, carried=carried)
+        else:
+            y = self.attn(self.ln_1(x), **given)
+        x = x + y
+        return x + self.mlp(self.ln_2(x)), carried
 
 
 class Transformer(nn.Module):
@@ -147,11 +155,13 @@ class GPT(nn.Module):
         if self.config.residual_bfloat16 and autocast_dtype(x) == torch.bfloat16:
             x = x.bfloat16()
         recompute = self.recomputes_blocks and self.training and torch.is_grad_enabled()
+        carried = None
         for i, block in enumerate(self.transformer.h):
+            cache = None if caches is None else caches[i]
             if recompute:
-                x = checkpoint(block, x, use_reentrant=False)
+                x, carried = checkpoint(block, x, cache, carried, use_reentrant=False)
             else:
-                x = block(x) if caches is None else block(x, caches[i])
+                x, carried = block(x, cache, carried)
         x = self.transformer.ln_f(x)
         if targets is not None and not keep_logits:
             return x[..., :0].detach(), linear_cross_entropy(x, self.lm_head.weight, targets)
@@ -173,10 +183,13 @@ class GPT(nn.Module):
         """Floating-point operations of a forward and backward pass, per token.
 
         6 N for the parameters that are multiplied with (positions are only added) and 12 n_layer C T for the attention
-        scores: PaLM, arXiv:2204.02311, appendix B, as in nanoGPT.
+        scores: PaLM, arXiv:2204.02311, appendix B, as in nanoGPT. A variant that looks at fewer positions than T says
+        so (`window`).
         """
+        T = self.config.block_size
         matmul_params = self.num_params() - self.transformer.wpe.weight.numel()
-        return 6 * matmul_params + 12 * self.config.n_layer * self.config.n_embd * self.config.block_size
+        positions = sum(min(getattr(attn, "window", T), T) for attn in self.attention)
+        return 6 * matmul_params + 12 * self.config.n_embd * positions
 
     def gates(self) -> dict[str, Tensor]:
         """Per-head gates by name, stacked over layers, [n_layer, n_head]; empty where the variant has none.

@@ -29,6 +29,7 @@ import numpy as np
 
 from harness.configure.registration import read_registration
 from harness.evidence.comparison import Comparison, Metric
+from harness.evidence.costs import cost_facts
 from harness.evidence.effects import Effect, Slope, compute_effect, slope_of, time_effect
 from harness.evidence.looks import overall_p
 from harness.evidence.paired import paired_test
@@ -37,9 +38,7 @@ from harness.evidence.store import (
     Arm,
     Experiment,
     RunRecord,
-    compile_ran,
     data_hash,
-    device_name,
     has_clean_times,
 )
 from harness.evidence.verdicts import judge, margin_of, of_survivors, with_pooled_error
@@ -218,14 +217,15 @@ def _with_effects(
 
 def _spoiled(pairs: Sequence[tuple[RunRecord, RunRecord]], metric: Metric) -> list[str]:
     """What differs within pairs and makes a metric's difference mean something else, as `compile differs: a vs b`."""
-    facts = {"data": data_hash}
-    if metric.is_cost:
-        facts |= {"compile": compile_ran, "device": device_name}
+
+    def facts(run: RunRecord) -> dict[str, str | None]:
+        return {"data": data_hash(run)} | (cost_facts(run) if metric.is_cost else {})
+
     differing = {
-        f"{name} differs: {fact(run)} vs {fact(reference)}": None
-        for name, fact in facts.items()
+        f"{name} differs: {ours} vs {facts(reference)[name]}": None
         for run, reference in pairs
-        if fact(run) != fact(reference)
+        for name, ours in facts(run).items()
+        if ours != facts(reference)[name]
     }
     if metric.name in _TIMES and (shared := [x.name for pair in pairs for x in pair if not has_clean_times(x)]):
         differing[f"times of a device that others used meanwhile: {some(shared)}"] = None

@@ -23,8 +23,8 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
+from harness.configure.arms import COMPILE, PATHS
 from harness.configure.kconfig import list_steps
-from harness.configure.plan import PATHS
 
 SUMMARY_COLUMNS = (
     *("step", "seed", "status", "val_loss", "val_bpb", "train_loss", "iters", "tokens", "ms_per_step", "tokens_per_s"),
@@ -358,7 +358,9 @@ def _belongs_elsewhere(record: RunRecord) -> str | None:
         if seed != record.seed:
             return f"SEED is {seed}, and {record.seed} by the directory's name"
     step, _, swept = record.step.partition("@")
-    promised = _settings_of_step(step) | dict(part.split("=", 1) for part in swept.split("@") if "=" in part)
+    compiled = COMPILE if record.settings.get("STUDY_COMPILE") == "y" else ()
+    of_step = {symbol: value for symbol, value in _settings_of_step(step).items() if symbol not in compiled}
+    promised = of_step | dict(part.split("=", 1) for part in swept.split("@") if "=" in part)
     for symbol, value in promised.items():
         # Of a path, the name has a hash.
         if symbol not in PATHS and record.settings.get(symbol, value) != value:
