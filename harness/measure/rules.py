@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.evidence.looks import look_sizes, overall_p
+from harness.evidence.looks import look_sizes, nominal_levels, overall_p
 from harness.evidence.paired import ALPHA, MIN_SEEDS
 from harness.evidence.pooled import cochran, residuals
 from harness.evidence.verdicts import COST_MARGIN, MARGIN
@@ -120,11 +120,11 @@ def holm_p(p_values: Array) -> Array:
     return adjusted
 
 
-def ratio_interval(deltas: Array, slopes: Array) -> tuple[Array, Array]:
+def ratio_interval(deltas: Array, slopes: Array, alpha: float = ALPHA) -> tuple[Array, Array]:
     """[draws, n], [draws, m], the first m seeds being the same -> Fieller's bounds of mean delta over mean slope, both
     infinite where the set has no end (`compute_effect`)."""
     n, m = deltas.shape[-1], slopes.shape[-1]
-    critical = stats.t.isf(ALPHA / 2, min(n, m) - 1) ** 2
+    critical = stats.t.isf(alpha / 2, min(n, m) - 1) ** 2
     d, b = deltas.mean(-1), slopes.mean(-1)
     dd, bb = deltas.var(-1, ddof=1), slopes.var(-1, ddof=1)
     shared = deltas[..., :m] - deltas[..., :m].mean(-1, keepdims=True), slopes - b[..., None]
@@ -203,10 +203,28 @@ def _effects(s: Simulation) -> Iterator[Finding]:
                 truth = -math.log1p(effect)
                 case = f"{name}, worth {effect:.0%}"
                 yield s.found("Fieller", case, seeds, "coverage", (low <= truth) & (truth <= high))
-                within = (-math.log1p(MARGIN) <= low) & (high <= -math.log1p(-MARGIN))
+                within = _within_margin(low, high)
                 if effect <= MARGIN:
                     what = "false verdicts" if effect else "power"
                     yield s.found("equivalent", f"{case}, margin {MARGIN:.0%}", seeds, what, within)
+
+
+def _equivalent_at_looks(s: Simulation) -> Iterator[Finding]:
+    """ "equivalent" at one of two looks, by their repeated intervals."""
+    sizes = look_sizes(16, 2)
+    for effect, what in ((0.0, "power"), (MARGIN, "false verdicts")):
+        name, slope = next(iter(SLOPES.items()))
+        deltas, slopes = _with_lengths(s, slope, effect, sizes[-1], sizes[-1])
+        levels = zip(sizes, nominal_levels(sizes), strict=True)
+        ever = [_within_margin(*ratio_interval(deltas[:, :n], slopes[:, :n], level)) for n, level in levels]
+        case = f"{name}, worth {effect:.0%}, margin {MARGIN:.0%}"
+        yield s.found("equivalent, 2 looks", case, sizes[-1], what, np.any(ever, axis=0))
+
+
+def _within_margin(low: Array, high: Array) -> Flags:
+    """Bounds of d / b -> whether compute is within the margin at both."""
+    within: Flags = (-math.log1p(MARGIN) <= low) & (high <= -math.log1p(-MARGIN))
+    return within
 
 
 def _with_lengths(s: Simulation, slope: float, effect: float, n: int, m: int) -> tuple[Array, Array]:
@@ -264,6 +282,14 @@ def _peeking(s: Simulation) -> Iterator[Finding]:
     yield s.found("three amendments of 3 seeds", "nothing there", "3 to 12", "false verdict in any row", any_row)
 
 
+def _survivors(s: Simulation) -> Iterator[Finding]:
+    """An arm fails on the two of five seeds that it would have done worst on, and is no better."""
+    losses = s.losses(1, 5)
+    deltas = np.sort(losses[:, 1] - losses[:, 0], axis=-1)[:, :3]
+    better = (paired_p(deltas) < ALPHA) & (deltas.mean(-1) < 0)
+    yield s.found("survivors judged alone", "fails on its worst 2 of 5", 5, "false verdicts of better", better)
+
+
 def _costs(s: Simulation) -> Iterator[Finding]:
     """Equally fast arms on a machine that gets slower, in one order for all seeds and in one drawn per seed."""
     runs = 1 + ARMS
@@ -286,6 +312,6 @@ def _case(effect: float) -> str:
 
 
 RULES: tuple[Callable[[Simulation], Iterator[Finding]], ...] = (
-    *(_paired, _several, _unequal, _effects, _looks, _peeking, _costs),
+    *(_paired, _several, _unequal, _effects, _equivalent_at_looks, _looks, _peeking, _survivors, _costs),
 )
 """What is simulated, each from the same seed."""
