@@ -40,8 +40,9 @@ def margin_of(experiment: Experiment, entries: Sequence[Entry]) -> float:
 
 
 def judge(found: Sequence[Comparison], before: Sequence[Comparison], margin: float) -> list[Comparison]:
-    """Fill in p_holm, detectable and verdict of all comparisons in one metric at one look. `before`: the same
+    """Fill in p_holm, detectable and verdict of all comparisons of a family of metrics at one look. `before`: the same
     comparisons as they were judged at the look before, in the same order; none at the first."""
+    metrics = len({c.metric.name for c in found})
     earlier: Sequence[Comparison | None] = before or [None] * len(found)
     stands = [was if was is not None and was.verdict in _SHOWN else None for was in earlier]
     current = [c if was is None else replace(c, p_overall=was.p_overall) for c, was in zip(found, stands, strict=True)]
@@ -51,7 +52,7 @@ def judge(found: Sequence[Comparison], before: Sequence[Comparison], margin: flo
     for order in {c.block.order for c in tested}:
         # Later entries know the outcome of earlier ones, so they are corrected for these, and not the other way round.
         members = [c for c in tested if c.block.order <= order]
-        families[order] = max(len(members), *(c.block.family for c in members))
+        families[order] = max(len(members), *(metrics * c.block.family for c in members))
         p_values = holm([c.p_overall or 0.0 for c in members], families[order])
         adjusted |= {id(c): p for c, p in zip(members, p_values, strict=True) if c.block.order == order}
 
