@@ -115,10 +115,12 @@ def _without_size(step: str, entry: Entry) -> str:
 
 
 def _comparisons(entries: Sequence[Entry]) -> int:
-    """How many there are by these entries: of each arm at each size."""
-    arms = {arm for entry in entries for arm, references in entry.arms.items() if references}
+    """How many there are by these entries: of each arm, at each size, that has one of its references beside it."""
+    arms = {arm: references for entry in entries for arm, references in entry.arms.items()}
+    steps = {arm.split("@")[0] for arm in arms}
+    compared = [arm for arm, references in arms.items() if steps & set(references)]
     sizes = {size for entry in entries for size in entry.sizes}
-    return len(arms) if any("STUDY_SIZE=" in arm for arm in arms) else len(arms) * max(1, len(sizes))
+    return len(compared) if any("STUDY_SIZE=" in arm for arm in compared) else len(compared) * max(1, len(sizes))
 
 
 def _began_before(run: RunRecord, when: datetime) -> bool:
