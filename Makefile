@@ -67,12 +67,13 @@ help: ## This text
 ##@ Configure
 override CONFIGURE := menuconfig nconfig guiconfig oldconfig olddefconfig savedefconfig listnewconfig alldefconfig \
 	randconfig list-defconfigs
-.PHONY: $(CONFIGURE) list-steps
+.PHONY: $(CONFIGURE) list-steps list-sizes
 menuconfig: ## Edit .config in a terminal
 nconfig: ## The same
 guiconfig: ## Edit .config in a window
 list-defconfigs: ## List the configurations in defconfigs/
 list-steps: ## List the ablation steps in defconfigs/steps/
+list-sizes: ## List the sizes of ladders in defconfigs/sizes/
 defconfig-%: FORCE $(ENV) ## Take one for .config; also NAME_defconfig
 	$(RUN) scripts.kconfig defconfig $(call quote,$*)
 %_defconfig: FORCE $(ENV)
@@ -87,6 +88,8 @@ $(CONFIGURE): $(ENV)
 	$(RUN) scripts.kconfig $@
 list-steps: $(ENV)
 	$(RUN) scripts.list_steps
+list-sizes: $(ENV)
+	$(RUN) scripts.list_sizes
 
 ##@ Train
 .PHONY: check estimate all continue status prepare-data

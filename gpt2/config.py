@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +27,12 @@ def _has_ra(model: GPTConfig) -> bool:
     return model.attention in ("ra_v5", "ra_mla")
 
 
+WITHOUT_GATES = ("baseline", "mla", "rope", "sdpa_gate", "value_residual", "gqa", "sliding_window", "uniform")
+"""Variants in which no parameter is a gate. Of one that is not named, the rate of its gates is taken to matter."""
+
+
 def _may_have_gates(model: GPTConfig) -> bool:
-    return model.attention not in ("baseline", "mla")
+    return model.attention not in WITHOUT_GATES
 
 
 def _has_mla(model: GPTConfig) -> bool:
@@ -144,13 +148,13 @@ class GPTConfig:
         return self.n_embd // self.n_head
 
 
-def flops_per_token(params: int, *, n_layer: int, n_embd: int, block_size: int) -> int:
+def flops_per_token(params: int, *, n_embd: int, block_size: int, windows: Sequence[int]) -> int:
     """Floating-point operations of a forward and backward pass of a GPT-2 of so many parameters, per token.
 
     6 N for the parameters that are multiplied with (positions are only added) and 12 n_layer C T for the attention
-    scores: PaLM, arXiv:2204.02311, appendix B, as in nanoGPT.
+    scores: PaLM, arXiv:2204.02311, appendix B, as in nanoGPT. `windows`: the positions that each layer looks at.
     """
-    return 6 * (params - block_size * n_embd) + 12 * n_layer * n_embd * block_size
+    return 6 * (params - block_size * n_embd) + 12 * n_embd * sum(min(window, block_size) for window in windows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +276,9 @@ class TrainConfig:
     tf32: bool = setting(True, "TF32", idle_if=autocasts)
     """Allow TF32 where float32 matrix products run on tensor cores."""
 
+    sdpa_kernel: str = setting("auto", "SDPA_KERNEL_", choice=True, optional=True)
+    """What computes attention: "auto", "cudnn", "flash", "efficient" or "math" (gpt2/machine/sdpa.py)."""
+
     fused_loss: bool = setting(True, "FUSED_LOSS")
     """The output layer and the loss a chunk of tokens at a time, without ever holding all logits (gpt2/loss.py)."""
 
@@ -286,6 +293,12 @@ class TrainConfig:
 
     eval_tokens: int = setting(655360, "EVAL_TOKENS")
     """Targets in an evaluation, at most; 0 takes all validation tokens."""
+
+    eval_tail: int = setting(0, "EVAL_TAIL", optional=True)
+    """Evaluations in the last twentieth of the run (gpt2/run/evaluation.py)."""
+
+    ema_decay: float = setting(0.0, "EMA_DECAY", optional=True)
+    """Of the moving average of weights that is evaluated beside them (gpt2/run/ema.py); 0 keeps none."""
 
     log_interval: int = setting(10, "LOG_INTERVAL", identity=False)
     """Steps between lines in the log and in metrics.jsonl."""
@@ -311,6 +324,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.init_from:
             check_path("INIT_FROM", self.init_from)
+        check(0 <= self.ema_decay < 1, "EMA_DECAY", self.ema_decay, "must be from 0 to below 1")
+        check(
+            self.ema_decay == 0 or self.processes == 1 or self.parallel != "fsdp2",
+            "EMA_DECAY",
+            self.ema_decay,
+            "PARALLEL_FSDP2 has a share of each weight in a process, and no average is kept of those: take "
+            "PARALLEL_DDP or PARALLEL_ZERO1, or EMA_DECAY=0",
+        )
         check(self.processes >= 1, "PROCESSES_PER_RUN", self.processes, "must be at least 1")
         check(
             self.gradient_accumulation_steps % self.processes == 0,
@@ -372,9 +393,10 @@ class RunConfig:
             for f in dataclasses.fields(part):
                 if "symbol" not in f.metadata or not f.metadata["identity"]:
                     continue
-                only_if = f.metadata["only_if"]
-                if only_if is None or only_if(self.model):
-                    identity[_key(f)] = getattr(part, f.name)
+                only_if, value = f.metadata["only_if"], getattr(part, f.name)
+                is_off = f.metadata["optional"] and value == f.default
+                if not is_off and (only_if is None or only_if(self.model)):
+                    identity[_key(f)] = value
         for option, value in self.model.attention_options.items():
             identity[f"{self.model.attention}_{option}".upper()] = value
         if self.train.compile == "none":

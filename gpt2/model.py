@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +54,20 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1 = LayerNorm(config.n_embd, config.bias)
         self.attn = build_attention(config)
+        self.carries = getattr(self.attn, "CARRIES", False)
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: LayerCache | None = None, carried: Any = None) -> tuple[Tensor, Any]:
+        """x [B, T, C] and what the layer before hands on (None if nothing) -> the same for the next layer."""
         # Without a cache it is not named at all: a variant that cannot generate need not know of caches.
-        x = x + (self.attn(self.ln_1(x)) if cache is None else self.attn(self.ln_1(x), cache))
-        return x + self.mlp(self.ln_2(x))
+        given = {} if cache is None else {"cache": cache}
+        if self.carries:
+            y, carried = self.attn(self.ln_1(x), **given, carried=carried)
+        else:
+            y = self.attn(self.ln_1(x), **given)
+        x = x + y
+        return x + self.mlp(self.ln_2(x)), carried
 
 
 class Transformer(nn.Module):
@@ -147,11 +155,13 @@ class GPT(nn.Module):
         if self.config.residual_bfloat16 and autocast_dtype(x) == torch.bfloat16:
             x = x.bfloat16()
         recompute = self.recomputes_blocks and self.training and torch.is_grad_enabled()
+        carried = None
         for i, block in enumerate(self.transformer.h):
+            cache = None if caches is None else caches[i]
             if recompute:
-                x = checkpoint(block, x, use_reentrant=False)
+                x, carried = checkpoint(block, x, cache, carried, use_reentrant=False)
             else:
-                x = block(x) if caches is None else block(x, caches[i])
+                x, carried = block(x, cache, carried)
         x = self.transformer.ln_f(x)
         if targets is not None and not keep_logits:
             return x[..., :0].detach(), linear_cross_entropy(x, self.lm_head.weight, targets)
@@ -170,9 +180,13 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self) -> int:
-        """Floating-point operations of a forward and backward pass, per token (`gpt2.config.flops_per_token`)."""
+        """Floating-point operations of a forward and backward pass, per token (`gpt2.config.flops_per_token`).
+
+        A variant that looks at fewer positions than the context says so (`window`).
+        """
         c = self.config
-        return flops_per_token(self.num_params(), n_layer=c.n_layer, n_embd=c.n_embd, block_size=c.block_size)
+        windows = [getattr(attn, "window", c.block_size) for attn in self.attention]
+        return flops_per_token(self.num_params(), n_embd=c.n_embd, block_size=c.block_size, windows=windows)
 
     def gates(self) -> dict[str, Tensor]:
         """Per-head gates by name, stacked over layers, [n_layer, n_head]; empty where the variant has none.

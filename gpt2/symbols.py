@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import re
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from gpt2.base.settings import check
+from gpt2.base.settings import check, number
 from gpt2.config import BUILT_IN, DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig
 
 Symbols = Mapping[str, bool | int | str]
@@ -59,20 +57,13 @@ def _fill(cls: type, symbols: Symbols, **given: Any) -> Any:
         else:
             value = symbols.get(symbol)
             if value is not None and hints[f.name] in (float, float | None):
-                value = _float(symbol, value)
+                value = number(symbol, value)
         if value is not None:
             given[f.name] = value
     return cls(**given)
 
 
 _hints = functools.cache(get_type_hints)
-
-
-def _float(symbol: str, text: object) -> float:
-    """A finite number from a string symbol."""
-    number = float(str(text)) if _NUMBER.fullmatch(str(text)) else math.nan
-    check(math.isfinite(number), symbol, f'"{text}"', "is not a number such as 0.1 or 6e-4")
-    return number
 
 
 def _chosen(prefix: str, symbols: Symbols) -> str | None:
@@ -99,7 +90,6 @@ def _attention_options(attention: str | None, symbols: Symbols) -> dict[str, boo
     }
 
 
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FIELDS = [f for cls in (GPTConfig, DataConfig, OptimizerConfig, TrainConfig) for f in dataclasses.fields(cls)]
 _TAKEN = {f.metadata["symbol"] for f in _FIELDS if "symbol" in f.metadata}
 _CHOICE_PREFIXES = {f.metadata["symbol"] for f in _FIELDS if f.metadata.get("choice")}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import NoReturn
@@ -30,6 +30,7 @@ from gpt2.checks.dry_run import dry_run
 from gpt2.config import RunConfig
 from gpt2.data.batches import Batch
 from gpt2.data.dataset import open_dataset
+from gpt2.machine import sdpa
 from gpt2.machine.device import autocast, device_name, select_device, slow_precision
 from gpt2.machine.ranks import ALONE, Ranks, is_rank, join
 from gpt2.machine.sharing import SharedDevice, machine_wide
@@ -37,6 +38,7 @@ from gpt2.optimizer import learning_rate, set_lr
 from gpt2.run.agreement import AgreedStop, MeetingPlace, RankError
 from gpt2.run.clock import process_age_s
 from gpt2.run.directory import beginning, hold, is_done
+from gpt2.run.evaluation import Losses, is_due
 from gpt2.run.lock import RunLock
 from gpt2.run.nonfinite import NonFiniteError
 from gpt2.run.parts import Parts
@@ -161,6 +163,8 @@ def train(run: Run, stop: Stop) -> str:
         warnings = [("data", line) for line in parts.dataset.warnings]
         if slow := slow_precision(parts.device, t.dtype):
             warnings.append(("slow_precision", slow))
+        if other := sdpa.differs(t.sdpa_kernel, parts.sdpa_ran, parts.device, t.dtype):
+            warnings.append(("sdpa", other))
         for event, line in warnings:
             if line not in run.progress.events:  # of the process before this one
                 run.differs(event, line)
@@ -214,11 +218,11 @@ def loop(run: Run, stream: Iterator[list[Batch]], stop: Stop) -> bool:
         if run.step == 0:
             run.log_gates()
         is_last = run.step == t.max_iters
-        if progress.val_step != run.step and (run.step % t.eval_interval == 0 or is_last):
+        if progress.val_step != run.step and is_due(run.step, t):
             with progress.eval_clock.running():
-                val_loss = evaluate(parts, stop)
-            if val_loss is not None:
-                run.log_evaluation(val_loss)
+                losses = evaluate(parts, stop)
+            if losses is not None:
+                run.log_evaluation(losses)
         if save_due:
             run.save()
         is_done = is_last and progress.val_step == run.step
@@ -233,7 +237,7 @@ def loop(run: Run, stream: Iterator[list[Batch]], stop: Stop) -> bool:
             is_last = run.step == t.max_iters
             log_due = is_last or run.step % t.log_interval == 0
             save_due = is_last or (t.checkpoint_interval > 0 and run.step % t.checkpoint_interval == 0)
-            if log_due or save_due or run.step % t.eval_interval == 0 or stop.requested:
+            if log_due or save_due or is_due(run.step, t) or stop.requested:
                 break
         progress.clock.stop()
         run.read()
@@ -265,16 +269,29 @@ def train_step(parts: Parts, micro_batches: list[Batch], *, step: int) -> Tensor
         parts.shared.stepping.found_inf = (~norm.isfinite()).float()
     parts.scaler.step(parts.optimizer)
     parts.scaler.update()
+    if parts.average is not None:
+        parts.average.update(step + 1)
     parts.zero_grad()
     return torch.stack([loss_sum, norm])
 
 
+def evaluate(parts: Parts, stop: Stop) -> Losses | None:
+    """The losses of an evaluation; None where it was asked to stop."""
+    val_loss, ema_val_loss = mean_loss(parts, parts.eval_batches, stop), None
+    if parts.average is not None:
+        with parts.average.in_place():
+            ema_val_loss = mean_loss(parts, parts.eval_batches, stop)
+    if val_loss is None or (parts.average is not None and ema_val_loss is None):
+        return None
+    return Losses(val_loss=val_loss, ema_val_loss=ema_val_loss)
+
+
 @torch.no_grad()
-def evaluate(parts: Parts, stop: Stop) -> float | None:
-    """Mean loss per target of the evaluation's batches; None where it was asked to stop."""
+def mean_loss(parts: Parts, batches: Sequence[Batch], stop: Stop) -> float | None:
+    """Mean loss per target of this rank's batches of an evaluation; None where it was asked to stop."""
     parts.model.eval()
     losses = []
-    for x, y in parts.eval_batches:
+    for x, y in batches:
         if stop.requested:
             break
         parts.mark_pass()
@@ -282,7 +299,7 @@ def evaluate(parts: Parts, stop: Stop) -> float | None:
             loss = parts.loss(x, y)
         losses.append(loss.clone())
     parts.model.train()
-    if len(losses) < len(parts.eval_batches):
+    if len(losses) < len(batches):
         return None
     of_ranks = parts.ranks.gather(torch.stack(losses).tolist())
     return parts.eval_set.mean(parts.eval_set.put_together(of_ranks))

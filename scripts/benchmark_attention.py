@@ -79,12 +79,12 @@ def main() -> None:
 
 def _table(rows: list[Row], title: str) -> Table:
     table = Table("", "", title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
-    for column in ("device", "wall", "/ baseline", "/ eager baseline"):
+    for column in ("device", "wall", "attention", "/ baseline", "/ eager baseline"):
         table.add_column(column, justify="right")
     for row in rows:
         compiled = "compiled" if row.compiled else "eager"
         ratios = f"{row.ratio:.3f}", f"{row.ratio_to_eager:.3f}"
-        table.add_row(row.variant, compiled, str(row.device or "-"), str(row.wall), *ratios)
+        table.add_row(row.variant, compiled, str(row.device or "-"), str(row.wall), row.sdpa or "-", *ratios)
     return table
 
 

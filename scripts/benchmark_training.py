@@ -91,7 +91,8 @@ def main() -> int:
 
 def _table(rows: Sequence[Row], title: str) -> Table:
     table = Table("", title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
-    for column in ("forward", "backward", "optimizer", "step", "tokens/s", "MFU", "GiB", "/ baseline", "/ nanogpt"):
+    columns = ("forward", "backward", "optimizer", "step", "tokens/s", "MFU", "GiB", "attention")
+    for column in (*columns, "/ baseline", "/ nanogpt"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -101,6 +102,7 @@ def _table(rows: Sequence[Row], title: str) -> Table:
             f"{row.tokens_per_s:,.0f}",
             _or_dash(row.mfu, ".1%"),
             _or_dash(row.peak_mem_gib, ".1f"),
+            row.sdpa or "-",
             _or_dash(row.ratio_to_baseline, ".3f"),
             _or_dash(row.ratio_to_nanogpt, ".3f"),
         )

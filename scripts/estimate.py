@@ -16,7 +16,7 @@ from harness.launch.launchers import get_ready
 
 def main() -> int:
     plan = configured_plan()
-    if not all(run.is_done for run in plan.runs):
+    if not all(run.is_done for run in plan.all_runs):
         get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
     from harness.launch.estimate import print_estimates

@@ -11,6 +11,7 @@ from pathlib import Path
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.text import showable
 from harness.heads.inspection import first_runs, inspect_run, inspection_directory, print_inspection, write_inspection
+from harness.heads.measures import NotInspectableError
 
 
 def main() -> None:
@@ -24,7 +25,13 @@ def main() -> None:
     if args.out and not args.run:
         raise UserError("--out: name the run to be inspected; without one, several are")
     for run in [args.run] if args.run else first_runs():
-        inspection = inspect_run(run, args.text)
+        try:
+            inspection = inspect_run(run, args.text)
+        except NotInspectableError as error:
+            if args.run:
+                raise
+            print(f"{showable(str(run))}: not inspected: {error}")
+            continue
         written = write_inspection(inspection, args.out or inspection_directory(run))
         print_inspection(inspection)
         for path in written:

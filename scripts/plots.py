@@ -11,7 +11,8 @@ from pathlib import Path
 from gpt2.base.errors import run_command
 from gpt2.base.text import showable
 from harness.configure.plan import configured_experiment
-from harness.evidence.stats import compare, write_comparison_csv
+from harness.evidence.comparison import write_comparison_csv
+from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment, write_summary_csv
 from harness.report.figures import draw_figures
 

@@ -23,20 +23,22 @@ def main() -> int:
     began = time.monotonic()
     parser = argparse.ArgumentParser(description="Train what the configuration asks for and is not yet done.")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last experiment")
-    if parser.parse_args().go_on:
+    go_on = parser.parse_args().go_on
+    if go_on:
         refuse_assignments("continue")
         # Whether everything in it is taken was asked when it was started.
         plan, overrides = asked_plan(last_experiment()), []
     else:
         plan, overrides = configured_plan(), command_line_assignments()
-    if not all(run.is_done for run in plan.runs) and slurm_config(plan.base.symbols) is None:
+    if not all(run.is_done for run in plan.all_runs) and slurm_config(plan.base.symbols) is None:
         get_ready()
     # torch takes seconds to import, and a mistake in the configuration should not have to wait for it.
     from harness.launch.launch import run_plan
     from harness.launch.status import print_status
 
     status = run_plan(plan, overrides, began=began)
-    print_status(plan)
+    # Arms that have been tuned meanwhile have other settings than they had.
+    print_status(asked_plan(plan.directory) if go_on else configured_plan())
     return status
 
 

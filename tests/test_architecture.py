@@ -49,7 +49,7 @@ def test_a_new_variant_is_one_file_one_choice_entry_and_one_fragment(tmp_path: P
     before, entry, after = kconfig.read_text().partition("\nconfig ATTENTION_RA_MLA\n")
     inside, end, rest = (entry + after).partition("\nendchoice\n")
     kconfig.write_text(before + CHOICE_ENTRY + inside + end + SETTING + rest)
-    (tree / "defconfigs" / "steps" / "9-sharp.config").write_text(
+    (tree / "defconfigs" / "steps" / "99-sharp.config").write_text(
         'CONFIG_STEP_TITLE="Sharp"\nCONFIG_ATTENTION_SHARP=y\nCONFIG_SHARP_SHARPNESS="3.0"\n'
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,21 @@ def named_in(document: Path) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_names_is_in_git(document: Path) -> None:
     assert named_in(document) - tracked() == set()
+
+
+def quoted(document: Path) -> list[str]:
+    """The blocks of code in a document, which are indented, without their indentation."""
+    blocks = re.findall(r"(?:^ {4}.*\n(?:^\n(?=(?:\n)*^ {4}))*)+", document.read_text(), re.MULTILINE)
+    return [textwrap.dedent(block) for block in blocks]
+
+
+def test_the_howto_of_an_arm_quotes_the_arm_that_there_is() -> None:
+    blocks = quoted(ROOT / "docs/howto-new-arm.md")
+    for file in ("gpt2/attention/qk_norm.py", "defconfigs/steps/11-qk-norm.config"):
+        assert (ROOT / file).read_text() in blocks
+    entries = [block for block in blocks if block.startswith("config ")]
+    assert [entry.split()[1] for entry in entries] == ["ATTENTION_QK_NORM", "QK_NORM_SHARPNESS"]
+    for entry in entries:
+        assert f"\n{entry}\n" in (ROOT / "gpt2/Kconfig").read_text()
+    (variant,) = (block for block in blocks if block.startswith('"qk_norm": '))
+    assert variant in textwrap.dedent((ROOT / "tests/gpt2/variants.py").read_text().partition("= {\n")[2])

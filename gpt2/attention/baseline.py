@@ -42,6 +42,13 @@ class CausalSelfAttention(nn.Module):
         q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
         if cache is not None:
             k, v = cache.append(k, v)
-        y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0, scale=self.scale)
-        out: Tensor = self.resid_dropout(self.c_proj(merge_heads(y)))
+        return self.project(self.attend(q, k, v))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [B, H, T, D], k, v [B, H, S, D] -> what the heads find, [B, T, C]."""
+        return merge_heads(causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0, scale=self.scale))
+
+    def project(self, y: Tensor) -> Tensor:
+        """What the heads found -> the layer's output, [B, T, C] both."""
+        out: Tensor = self.resid_dropout(self.c_proj(y))
         return out

@@ -155,8 +155,7 @@ class UltimateRAv5(CausalSelfAttention):
             k, v = cache.append(k, v)
         q, k, v = self._give_dimension_to_bias(q, k, v)
         y = causal_attention(q, k, v, dropout=self.dropout if self.training else 0.0, scale=self.scale)
-        out: Tensor = self.resid_dropout(self.c_proj(merge_heads(y[..., : self.head_dim])))
-        return out
+        return self.project(merge_heads(y[..., : self.head_dim]))
 
     def _give_dimension_to_bias(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Widen heads by one more dimension (padded to 8, as flash kernels like it) whose product is d[h, j].

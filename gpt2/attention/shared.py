@@ -37,30 +37,62 @@ class LayerCache:
 
         The number of tensors is the variant's and stays the same. Raises ValueError beyond `block_size` positions.
         """
-        end = self.length + new[0].size(-2)
-        if end > self.block_size:
-            raise ValueError(f"{end} positions do not fit into a cache of block_size={self.block_size}")
-        if not self._buffers:
-            self._buffers = tuple(t.new_empty(*t.shape[:-2], self.block_size, t.size(-1)) for t in new)
+        end = self._end(new)
+        self._take_room(self.block_size, new)
         for buffer, t in zip(self._buffers, new, strict=True):
             buffer[..., self.length : end, :] = t
         self.length = end
         return tuple(buffer[..., :end, :] for buffer in self._buffers)
 
+    def slide(self, window: int, *new: Tensor) -> tuple[Tensor, ...]:
+        """As `append`, where a position needs the last `window` only, its own among them: the others are not kept.
+
+        Returns the window - 1 positions before the new ones, as far as there are so many, and the new ones.
+        """
+        end = self._end(new)
+        room = min(window - 1, self.block_size)
+        self._take_room(room, new)
+        kept = min(self.length, room)
+        whole = tuple(torch.cat([b[..., :kept, :], t], dim=-2) for b, t in zip(self._buffers, new, strict=True))
+        keep = min(end, room)
+        for buffer, t in zip(self._buffers, whole, strict=True):
+            buffer[..., :keep, :] = t[..., t.size(-2) - keep :, :]
+        self.length = end
+        return whole
+
+    def _end(self, new: tuple[Tensor, ...]) -> int:
+        end = self.length + new[0].size(-2)
+        if end > self.block_size:
+            raise ValueError(f"{end} positions do not fit into a cache of block_size={self.block_size}")
+        return end
+
+    def _take_room(self, positions: int, new: tuple[Tensor, ...]) -> None:
+        if not self._buffers:
+            self._buffers = tuple(t.new_empty(*t.shape[:-2], positions, t.size(-1)) for t in new)
+
     def bytes_per_token(self) -> float:
-        """Bytes that a position of one sequence takes, as allocated."""
+        """Bytes that a position of one sequence takes, as allocated, mean over a whole context."""
         return sum(b.numel() * b.element_size() / (b.size(0) * self.block_size) for b in self._buffers)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0, scale: float | None = None) -> Tensor:
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0, scale: float | None = None, window: int | None = None
+) -> Tensor:
     """softmax(q k^T * scale, causal) v in one scaled_dot_product_attention call.
 
-    q [B, H, T, D]; k, v [B, H, S, D] with S >= T: the queries are the last T of S positions. Returns [B, H, T, D].
+    q [B, H, T, D]; k, v [B, H, S, D] with S >= T: the queries are the last T of S positions. With `window` a query sees
+    the last so many positions, its own among them, instead of all. Returns [B, H, T, D].
     """
     T, S = q.size(-2), k.size(-2)
+    windowed = window is not None and window < S
+    mask = None
     # SDPA's own causal mask is aligned to the first key, which is right for T = S alone.
-    mask = q.new_ones(T, S, dtype=torch.bool).tril(S - T) if 1 < T < S else None
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S, scale=scale)
+    if 1 < T < S or windowed:
+        mask = q.new_ones(T, S, dtype=torch.bool).tril(S - T)
+        if window is not None:
+            mask = mask.triu(S - T - window + 1)
+    causal = T == S and not windowed
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale)
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:

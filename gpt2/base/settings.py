@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
@@ -17,18 +19,21 @@ def setting(
     *,
     choice: bool = False,
     identity: bool = True,
+    optional: bool = False,
     only_if: Callable[[Any], bool] | None = None,
     idle_if: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> Any:
     """A dataclass field that a Kconfig symbol fills.
 
     `choice`: `symbol` is the prefix of a choice's members, and the value is the rest of the chosen member's name in
-    lower case (DTYPE_FLOAT16 -> "float16"). `identity`: whether it affects a run's numbers. `only_if`: the models in
-    which it does anything; elsewhere it does not belong to the identity. `idle_if`: the runs in which other settings
-    leave it nothing to do; their identity has its default, whatever it is set to (`settled`).
+    lower case (DTYPE_FLOAT16 -> "float16"). `identity`: whether it affects a run's numbers. `optional`: it asks for
+    something more, and its default, which does not, is left out of the identity: a run from before there was the
+    setting is the same run. `only_if`: the models in which it does anything; elsewhere it does not belong to the
+    identity. `idle_if`: the runs in which other settings leave it nothing to do; their identity has its default,
+    whatever it is set to (`settled`).
     """
-    metadata = {"symbol": symbol, "choice": choice, "identity": identity, "only_if": only_if, "idle_if": idle_if}
-    return field(default=default, metadata=metadata)
+    metadata = {"symbol": symbol, "choice": choice, "identity": identity, "optional": optional}
+    return field(default=default, metadata=metadata | {"only_if": only_if, "idle_if": idle_if})
 
 
 class SettingError(UserError):
@@ -43,6 +48,16 @@ def check(condition: bool, symbol: str, value: object, expected: str) -> None:
     """Raise a one-line error that names the symbol (or field) and the value unless `condition` holds."""
     if not condition:
         raise SettingError(symbol, value, expected)
+
+
+def number(symbol: str, text: object) -> float:
+    """The finite number that a string symbol holds, Kconfig having no type for it. Raises SettingError."""
+    value = float(str(text)) if _NUMBER.fullmatch(str(text)) else math.nan
+    check(math.isfinite(value), symbol, f'"{text}"', "is not a number such as 0.1 or 6e-4")
+    return value
+
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def check_path(symbol: str, path: str) -> None:

@@ -100,8 +100,8 @@ def dry_run(config: RunConfig) -> DryRun:
         loss=loss,
         memory_gib=_training_bytes(config, params, bytes_per_token, bytes_per_pass) / 2**30,
         processes=config.train.processes,
-        # Weights and two moments; while the newest is written there is one more.
-        checkpoint_gib=(KEEP + 1) * 12 * params / 2**30,
+        # Weights, two moments and their average; while the newest is written there is one more.
+        checkpoint_gib=(KEEP + 1) * (16 if config.train.ema_decay else 12) * params / 2**30,
         flops=float(flops_per_token) * config.tokens_per_iter * config.train.max_iters,
     )
 
@@ -197,12 +197,13 @@ def _training_bytes(config: RunConfig, params: int, bytes_per_token: float, byte
 
 
 def _model_bytes(config: RunConfig, params: int) -> float:
-    """Weights, gradients and two moments in float32, as far as one rank has them."""
+    """Weights, gradients, two moments and the average of weights in float32, as far as one rank has them."""
     share = 1 / config.train.processes
+    average = 4 if config.train.ema_decay else 0
     if config.train.processes == 1 or config.train.parallel == "ddp":
-        return 16 * params
+        return (16 + average) * params
     if config.train.parallel == "zero1":
-        return (8 + 8 * share) * params
+        return (8 + average + 8 * share) * params
     with torch.device("meta"):
         block = sum(p.numel() for p in GPT(config.model, seed=0).blocks[0].parameters())
     around = params - config.model.n_layer * block

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from gpt2.config import GPTConfig, OptimizerConfig
+from gpt2.machine import sdpa
 from gpt2.machine.compilation import compile_attention
 from gpt2.machine.device import autocast, synchronize
 from gpt2.model import GPT
@@ -41,9 +41,6 @@ LENGTHS = (512, 1024, 2048)
 """The RA v5 plan's sequence lengths."""
 
 TOP = 8
-
-# scaled_dot_product_attention calls exactly one of these, in eager mode; compiled code calls it directly.
-_SDPA = re.compile(r"aten::_scaled_dot_product_(?:(\w+?)_attention(?:_for_cpu)?|attention_(math)(?:_for_mps)?)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +132,7 @@ def profile_arms(
     arms: Mapping[str, Mapping[str, Any]] = ARMS,
 ) -> Iterator[Profile]:
     """Profile both PASSES of every arm at every length. `compiled`: with its attention modules compiled."""
+    sdpa.request(sdpa.AUTO, device, shape.dtype)
     for arm, settings in arms.items():
         for T in lengths:
             config = GPTConfig(
@@ -198,7 +196,7 @@ def _profile(run: Callable[[], None], device: torch.device, **what: Any) -> Prof
     averages = prof.key_averages()
     calls: Counter[str] = Counter()
     for e in averages:
-        if found := _SDPA.fullmatch(e.key):
+        if found := sdpa.CALL.fullmatch(e.key):
             calls[found[1] or found[2]] += e.count
     times = [
         Kernel(name=e.key, ms=(e.self_device_time_total if on_cuda else e.self_cpu_time_total) / 1000, count=e.count)

@@ -1,4 +1,4 @@
-"""Numerical parity: where its gates say so, a reciprocal variant is its baseline on the same weights.
+"""Numerical parity: where its gates or its settings say so, a variant is its baseline on the same weights.
 
     for row in check_parity("cpu", compiled=False):
         print(row.variant, row.output, row.passed)
@@ -49,21 +49,28 @@ class Variant:
     settings: Mapping[str, Any]
     """Of GPTConfig."""
 
-    w_rec: float
-    """The gate at which it is the baseline."""
+    gates: Mapping[str, float] = field(default_factory=dict)
+    """By name, those that decide whether it is the baseline, and where they have it so."""
 
     reference: str = "baseline"
     """The attention it is then equal to."""
 
 
+def _with_options(attention: str, **options: int | str) -> Variant:
+    return Variant(settings={"attention": attention, "attention_options": options})
+
+
 VARIANTS = {
-    "ra_v5 lerp": Variant(settings={"attention": "ra_v5"}, w_rec=0.0),
-    "ra_v5 direct": Variant(settings={"attention": "ra_v5", "ra_v5_fold": "direct"}, w_rec=1.0),
-    "ra_v5 lerp, d_bias": Variant(settings={"attention": "ra_v5", "ra_v5_d_bias": True}, w_rec=0.0),
+    "ra_v5 lerp": Variant(settings={"attention": "ra_v5"}, gates={"w_rec": 0.0}),
+    "ra_v5 direct": Variant(settings={"attention": "ra_v5", "ra_v5_fold": "direct"}, gates={"w_rec": 1.0}),
+    "ra_v5 lerp, d_bias": Variant(settings={"attention": "ra_v5", "ra_v5_d_bias": True}, gates={"w_rec": 0.0}),
     "ra_v5 direct, d_bias": Variant(
-        settings={"attention": "ra_v5", "ra_v5_fold": "direct", "ra_v5_d_bias": True}, w_rec=1.0
+        settings={"attention": "ra_v5", "ra_v5_fold": "direct", "ra_v5_d_bias": True}, gates={"w_rec": 1.0}
     ),
-    "ra_mla": Variant(settings={"attention": "ra_mla"}, w_rec=0.0, reference="mla"),
+    "ra_mla": Variant(settings={"attention": "ra_mla"}, gates={"w_rec": 0.0}, reference="mla"),
+    "value_residual": _with_options("value_residual", mix="0"),
+    "gqa": _with_options("gqa", kv_heads=SHAPE["n_head"]),
+    "sliding_window": _with_options("sliding_window", size=T),
 }
 
 
@@ -173,8 +180,9 @@ def compare(setting: Setting) -> Iterator[Parity]:
         with torch.no_grad():
             # As the RA v5 plan writes it, in place.
             for parameter, p in model.named_parameters():
-                if parameter.endswith("w_rec"):
-                    p[:] = variant.w_rec
+                gate = parameter.rpartition(".")[2]
+                if gate in variant.gates:
+                    p[:] = variant.gates[gate]
         # Its own parameters, the gates, are all that the baseline does not have.
         model.load_state_dict(references[variant.reference].state_dict(), strict=False)
         a, b = _run(model, setting), expected[variant.reference]

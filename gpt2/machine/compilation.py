@@ -94,8 +94,9 @@ def _ambient() -> str:
     """What decides the graph of a module beside its code and its inputs, as far as torch's cache does not ask for it.
 
     Autocast's dtype, which is in torch's own key from 2.13 on: before, a float16 run was handed the bfloat16 kernels of
-    an earlier run. Which kernels attention may use: a run with one of them forbidden was handed it all the same. And
-    the code of our operators (gpt2/loss.py, gpt2/kernels/fold.py), which the key knows by their names alone.
+    an earlier run. Which kernels attention may use, and which first: a run with one of them forbidden was handed it all
+    the same. And the code of our operators (gpt2/loss.py, gpt2/kernels/fold.py), which the key knows by their names
+    alone.
     """
     autocast = [f"{d} {torch.get_autocast_dtype(d)}" for d in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(d)]
     sdpa = [
@@ -103,6 +104,7 @@ def _ambient() -> str:
         torch.backends.cuda.mem_efficient_sdp_enabled(),
         torch.backends.cuda.cudnn_sdp_enabled(),
         torch.backends.cuda.math_sdp_enabled(),
+        torch._C._get_sdp_priority_order(),
     ]
     return f"autocast {autocast} sdpa {sdpa} code {source.IMPORTED}"
 

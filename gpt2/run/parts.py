@@ -12,10 +12,12 @@ from torch import Tensor
 from gpt2.config import RunConfig
 from gpt2.data.batches import Batch, batches, eval_set
 from gpt2.data.dataset import Dataset, open_dataset
+from gpt2.machine import sdpa
 from gpt2.machine.compilation import uncompile
 from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
 from gpt2.machine.ranks import ALONE, Ranks
 from gpt2.model import GPT
+from gpt2.run.ema import WeightAverage
 from gpt2.run.load import load_initial_weights
 from gpt2.run.parallel import share
 
@@ -36,16 +38,20 @@ class Parts:
         self.dataset = dataset or open_dataset(config.data)
         self.device = select_device(t.device)
         set_precision(t.tf32)
+        sdpa.request(t.sdpa_kernel, self.device, t.dtype)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.model = GPT(config.model, seed=t.seed)
         if t.init_from:
             load_initial_weights(self.model, t.init_from)
         self.model.to(self.device)
+        self.sdpa_ran = sdpa.kernels_of(self.model, self.device, t.dtype, kernel=t.sdpa_kernel)
+        """Which kernels compute its attention; None where the device does not tell."""
         self.model.recomputes_blocks = t.activation_checkpointing
         self.shared = share(self.model, config.optimizer, self.device, t.parallel, ranks)
         self.optimizer = self.shared.optimizer
         self.parameters = list(self.model.parameters())
+        self.average = WeightAverage(self.model, t.ema_decay) if t.ema_decay else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
         self.eval_set = eval_set(
             self.dataset, batch_size=t.batch_size, block_size=config.model.block_size, eval_tokens=t.eval_tokens

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gpt2.run.clock import StepClock
+from gpt2.run.evaluation import Losses
 
 
 class Progress:
@@ -25,6 +26,10 @@ class Progress:
         """Mean over the steps of the last line of the log."""
         self.val_loss: float | None = None
         """Of the last evaluation."""
+        self.ema_val_loss: float | None = None
+        """Likewise, of the average of weights."""
+        self.tail: list[float] = []
+        """Validation losses of those of the run's last evaluations (EVAL_TAIL) that it has had."""
         self.val_step: int | None = None
         """The step of the last evaluation."""
         self.overflows = 0
@@ -41,6 +46,11 @@ class Progress:
         self.events: list[str] = []
         """What went differently from what was asked."""
 
+    def take(self, losses: Losses) -> None:
+        """An evaluation of the present step."""
+        self.val_loss, self.ema_val_loss = losses.val_loss, losses.ema_val_loss
+        self.val_step = self.step
+
     def state_dict(self) -> dict[str, Any]:
         """As a checkpoint keeps it. `wall_time_s` is the run's to add."""
         return {
@@ -48,6 +58,8 @@ class Progress:
             "pending": self.pending,
             "train_loss": self.train_loss,
             "val_loss": self.val_loss,
+            "ema_val_loss": self.ema_val_loss,
+            "tail": self.tail,
             "val_step": self.val_step,
             "overflows": self.overflows,
             "overflows_in_a_row": self.overflows_in_a_row,
@@ -66,6 +78,8 @@ class Progress:
         self.pending = state.get("pending", [])
         self.train_loss = state["train_loss"]
         self.val_loss = state.get("val_loss")
+        self.ema_val_loss = state.get("ema_val_loss")
+        self.tail = state.get("tail", [])
         self.val_step = state.get("val_step")
         self.overflows = state["overflows"]
         self.overflows_in_a_row = state.get("overflows_in_a_row", 0)

@@ -105,6 +105,7 @@ def write_provenance(
     *,
     device: torch.device,
     parallel: dict[str, Any],
+    sdpa: dict[str, str | None],
     dataset: Dataset,
     eval_set: EvalSet,
     identity: dict[str, Any],
@@ -117,7 +118,7 @@ def write_provenance(
         {
             "command": command_line(),
             "overrides": list(given),
-            **_now(device, parallel),
+            **_now(device, parallel, sdpa),
             "data": {
                 "dataset": dataset.name,
                 "tokenizer": dataset.vocabulary.tokenizer,
@@ -136,11 +137,13 @@ def write_provenance(
     )
 
 
-def add_resumption(directory: Path, *, device: torch.device, parallel: dict[str, Any], step: int) -> None:
+def add_resumption(
+    directory: Path, *, device: torch.device, parallel: dict[str, Any], sdpa: dict[str, str | None], step: int
+) -> None:
     """Add to provenance.json that, and where, a run went on from `step`."""
     path = directory / "provenance.json"
     provenance = read_provenance(path)
-    provenance.setdefault("resumed", []).append({"step": step, **_now(device, parallel)})
+    provenance.setdefault("resumed", []).append({"step": step, **_now(device, parallel, sdpa)})
     write_json(path, provenance)
 
 
@@ -160,13 +163,14 @@ def code_state() -> dict[str, Any]:
     return {"commit": commit.strip(), "dirty": bool(diff or untracked), "diff": diff, "untracked": untracked}
 
 
-def _now(device: torch.device, parallel: dict[str, Any]) -> dict[str, Any]:
+def _now(device: torch.device, parallel: dict[str, Any], sdpa: dict[str, str | None]) -> dict[str, Any]:
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "code": code_state(),
         "versions": versions(),
         "hardware": hardware(device),
         "parallel": parallel,
+        "sdpa": sdpa,
     }
 
 

@@ -76,6 +76,7 @@ SUMMARY: Schema = {
     "error?": _or_null(LINE),
     **dict.fromkeys(("iters?", "tokens?", "params?", "overflows?"), _or_null(WHOLE)),
     **dict.fromkeys(("val_loss?", "val_bpb?", "train_loss?"), NUMBER),
+    **dict.fromkeys(("ema_val_loss?", "ema_val_bpb?", "val_loss_tail?"), NUMBER),
     **dict.fromkeys(("ms_per_step?", "ms_per_step_iqr?", "tokens_per_s?", "mfu?", "peak_mem_gib?"), AMOUNT),
     **dict.fromkeys(("train_time_s?", "eval_time_s?", "checkpoint_time_s?"), AMOUNT),
     **dict.fromkeys(("wall_time_s?", "startup_s?", "waited_s?"), AMOUNT),
@@ -93,18 +94,21 @@ _HARDWARE: Schema = {
     "cpu": _or_null(TEXT),
     "cores": _or_null(WHOLE),
     "driver": _or_null(TEXT),
+    "threads?": _or_null(WHOLE),
 }
 _PARALLEL: Schema = {"processes": Kind("a whole number, 1 at least", lambda value: _is_whole(value) and value >= 1)}
+_SDPA: Schema = {"asked": TEXT, "ran": _or_null(TEXT)}
 PROVENANCE: Schema = {
     "started": TEXT,
     "code": _CODE,
     "versions": _VERSIONS,
     "hardware": _HARDWARE,
     "parallel?": _PARALLEL,
+    "sdpa?": _SDPA,
     "data": {"dataset": TEXT, "tokenizer": _or_null(TEXT), "hash": TEXT, "train_tokens": WHOLE},
     "identity": {"RA_V5_GATE_INIT?": NUMBER, "*": SCALAR},
     "config_hash": TEXT,
-    "resumed?": [{"step": WHOLE, "code": _CODE, "versions": _VERSIONS, "hardware": _HARDWARE}],
+    "resumed?": [{"step": WHOLE, "code": _CODE, "versions": _VERSIONS, "hardware": _HARDWARE, "sdpa?": _SDPA}],
 }
 
 _EVENT: Schema = {"event": TEXT, "message": LINE}

@@ -55,6 +55,8 @@ def restore(parts: Parts, state: dict[str, Any], path: Path, *, config_hash: str
     parts.shared.load_model(fitting_weights(parts.model, state, origin=str(path)))
     if is_last:
         return
+    if parts.average is not None:
+        parts.average.load_state_dict(state.get("ema"), origin=str(path))
     parts.shared.load_optimizer(state["optimizer"])
     parts.scaler.load_state_dict(state["scaler"])
 

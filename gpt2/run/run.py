@@ -36,6 +36,7 @@ from gpt2.run.checkpoint import (
 )
 from gpt2.run.clock import process_age_s
 from gpt2.run.directory import clear
+from gpt2.run.evaluation import Losses, tail_steps
 from gpt2.run.journal import Journal, Silence
 from gpt2.run.nonfinite import NOWHERE, NonFiniteError, first_nonfinite
 from gpt2.run.parts import Parts
@@ -43,7 +44,7 @@ from gpt2.run.progress import Progress
 from gpt2.run.record import add_resumption, check_identity, run_identity, write_provenance
 from gpt2.run.records import read_provenance
 from gpt2.run.resume import restore
-from gpt2.run.summary import numbers, speed, why_not_done
+from gpt2.run.summary import last_evaluation, numbers, speed, why_not_done
 
 # So many steps in a row that gradient scaling had to skip are no overflow but a run that has diverged: the scale has
 # been halved for each of them, from 65536 to nothing.
@@ -95,6 +96,7 @@ class Run:
                 out,
                 device=self.parts.device,
                 parallel=self.parallel(),
+                sdpa=self.sdpa(),
                 dataset=dataset,
                 eval_set=self.parts.eval_set,
                 identity=identity,
@@ -111,6 +113,10 @@ class Run:
         several = self.ranks.world_size > 1
         strategy = self.config.train.parallel if several else None
         return {"processes": self.ranks.world_size, "nodes": self.ranks.nodes, "strategy": strategy}
+
+    def sdpa(self) -> dict[str, str | None]:
+        """Which kernel of attention was asked for, and which computes it, for provenance.json."""
+        return {"asked": self.config.train.sdpa_kernel, "ran": self.parts.sdpa_ran}
 
     @property
     def step(self) -> int:
@@ -183,17 +189,19 @@ class Run:
         if gates := self.parts.gates():
             self.journal.write("gates", self.step, gates=gates)
 
-    def log_evaluation(self, val_loss: float) -> None:
+    def log_evaluation(self, losses: Losses) -> None:
         """A line for an evaluation. Raises NonFiniteError."""
-        if not math.isfinite(val_loss):
-            what = f"evaluation at step {self.step}: loss {val_loss:.4g}"
-            raise self._nonfinite(what, self.parts.eval_batches, self.step)
-        self.progress.val_loss, self.progress.val_step = val_loss, self.step
+        for name, loss in losses.named():
+            if not math.isfinite(loss):
+                what = f"evaluation at step {self.step}: {name} {loss:.4g}"
+                raise self._nonfinite(what, self.parts.eval_batches, self.step)
+        self.progress.take(losses)
+        if self.step in tail_steps(self.config.train.max_iters, self.config.train.eval_tail):
+            self.progress.tail.append(losses.val_loss)
         self.journal.evaluation(
             self.step,
             tokens=self.tokens,
-            val_loss=val_loss,
-            val_bpb=self.parts.eval_set.bits_per_byte(val_loss),
+            **last_evaluation(self.parts, self.progress),
             time_s=round(self.progress.clock.total_s, 3),
         )
 
@@ -294,6 +302,8 @@ class Run:
         }
         if not weights_only:
             state |= {"optimizer": optimizer, "scaler": self.parts.scaler.state_dict()}
+            if self.parts.average is not None:
+                state["ema"] = self.parts.average.state_dict()
         return state
 
     def _resume(self) -> None:
@@ -307,7 +317,9 @@ class Run:
             for path in loaded.damaged:
                 self.differs("damaged", f"{path.name} is damaged and was passed over")
         if self.ranks.is_first:
-            add_resumption(self.out, device=self.parts.device, parallel=self.parallel(), step=self.step)
+            add_resumption(
+                self.out, device=self.parts.device, parallel=self.parallel(), sdpa=self.sdpa(), step=self.step
+            )
         self.differs("resume", f"resumed at step {self.step}")
 
     def _newest(self) -> Loaded | None:

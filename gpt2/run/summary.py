@@ -7,6 +7,7 @@ import statistics
 from typing import Any
 
 from gpt2.machine.device import peak_memory_gib
+from gpt2.run.evaluation import tail_mean, tail_steps
 from gpt2.run.parts import Parts
 from gpt2.run.progress import Progress
 from gpt2.run.records import timed
@@ -21,14 +22,15 @@ def speed(parts: Parts, ms: float) -> dict[str, float | None]:
 
 def numbers(parts: Parts, progress: Progress) -> dict[str, Any]:
     """The numbers of summary.json, as far as there are any: the others are None."""
+    t = parts.config.train
     laps, is_clean = timed(progress.laps, progress.shared)
     ms = statistics.median(laps) if laps else None
     quartiles = statistics.quantiles(laps, n=4) if len(laps) > 1 else None
     return {
         "iters": progress.step,
         "tokens": progress.step * parts.config.tokens_per_iter,
-        "val_loss": progress.val_loss,
-        "val_bpb": None if progress.val_loss is None else parts.eval_set.bits_per_byte(progress.val_loss),
+        **last_evaluation(parts, progress),
+        **({"val_loss_tail": tail_mean(progress.tail, tail_steps(t.max_iters, t.eval_tail))} if t.eval_tail else {}),
         "train_loss": progress.train_loss,
         "ms_per_step": ms,
         "ms_per_step_iqr": quartiles[2] - quartiles[0] if quartiles else None if ms is None else 0.0,
@@ -42,6 +44,16 @@ def numbers(parts: Parts, progress: Progress) -> dict[str, Any]:
         "overflows": progress.overflows,
         "gates": parts.gates(),
     }
+
+
+def last_evaluation(parts: Parts, progress: Progress) -> dict[str, Any]:
+    """What the last evaluation has found, as lines of metrics.jsonl and summary.json have it."""
+
+    def both(name: str, loss: float | None) -> dict[str, float | None]:
+        return {f"{name}_loss": loss, f"{name}_bpb": None if loss is None else parts.eval_set.bits_per_byte(loss)}
+
+    average = {} if parts.average is None else both("ema_val", progress.ema_val_loss)
+    return both("val", progress.val_loss) | average
 
 
 def why_not_done(progress: Progress, of: dict[str, Any]) -> str | None:

@@ -55,6 +55,18 @@ class Step:
         return read_assignments(self.path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A rung of a ladder: a fragment in defconfigs/sizes/, such as `small.config`."""
+
+    name: str
+    path: Path
+
+    def assignments(self) -> list[Assignment]:
+        """What the size sets, and that it is this one."""
+        return [*read_assignments(self.path), Assignment("STUDY_SIZE", self.name, "ABLATION_SIZES")]
+
+
 def configuration(environ: Mapping[str, str] = os.environ) -> Resolved:
     """The `.config`, with the settings of make's command line over it. Raises UserError."""
     return overlay(load_dotconfig(), command_line_assignments(environ))
@@ -117,6 +129,22 @@ def find_step(step: str) -> Step:
     if step not in steps:
         raise UserError(f"there is no ablation step {step!r}{did_you_mean(step, list(steps))} (`make list-steps`)")
     return steps[step]
+
+
+def list_sizes() -> list[Size]:
+    """The sizes, by name."""
+    paths = sorted((ROOT / "defconfigs" / "sizes").glob("*.config"))
+    return [Size(name=path.stem, path=path) for path in paths]
+
+
+def find_size(name: str) -> Size:
+    """The size of that name. Raises UserError."""
+    sizes = {size.name: size for size in list_sizes()}
+    if name not in sizes:
+        raise UserError(
+            f"there is no defconfigs/sizes/{name}.config{did_you_mean(name, list(sizes))} (`make list-sizes`)"
+        )
+    return sizes[name]
 
 
 def command_line_assignments(environ: Mapping[str, str] = os.environ) -> list[Assignment]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from gpt2.base.errors import UserError
-from harness.configure.kconfig import Step, find_step
+from harness.configure.kconfig import Size, Step, find_size, find_step
 
 T = TypeVar("T")
 
@@ -27,18 +27,28 @@ def parse_steps(where: str, text: str) -> tuple[Step, ...]:
     return _split(where, text, find_step, "expected numbers or names of steps, such as 1,2,3,4 or 1-4", ranges=True)
 
 
-def parse_sweep(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """ "A=1,2;B=3" as (("A", ("1", "2")), ("B", ("3",))). Raises UserError."""
+def parse_sizes(where: str, text: str) -> tuple[Size, ...]:
+    """Sizes by name, each once; none of an empty text. Raises UserError, which begins with `where`."""
+    return _split(where, text, find_size, "expected names of sizes, such as small,medium,large") if text.strip() else ()
+
+
+def parse_lengths(where: str, text: str) -> tuple[float, ...]:
+    """Shares of a run's length such as "0.8,1.25", each once; none of an empty text. Raises UserError."""
+    return _split(where, text, _length, "expected shares such as 0.8,1.25") if text.strip() else ()
+
+
+def parse_sweep(setting: str, text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """ "A=1,2;B=3" as (("A", ("1", "2")), ("B", ("3",))). Raises UserError, which names the `setting`."""
     sweep: dict[str, tuple[str, ...]] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         symbol, equals, values = part.partition("=")
         symbol = symbol.strip().removeprefix("CONFIG_")
         expected = 'is written "SYMBOL=value,value", several separated by ";"'
         if not equals or not symbol:
-            raise UserError(f'ABLATION_SWEEP="{text}": {part!r} {expected}')
+            raise UserError(f'{setting}="{text}": {part!r} {expected}')
         if symbol in sweep:
-            raise UserError(f'ABLATION_SWEEP="{text}": {symbol} is swept twice')
-        sweep[symbol] = _split(f'ABLATION_SWEEP="{text}"', values, str, expected)
+            raise UserError(f'{setting}="{text}": {symbol} is swept twice')
+        sweep[symbol] = _split(f'{setting}="{text}"', values, str, expected)
     return tuple(sweep.items())
 
 
@@ -78,3 +88,10 @@ def _seed(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**31):
         raise ValueError(f"{text!r} is no seed")
     return int(text)
+
+
+def _length(text: str) -> float:
+    share = float(text)  # a ValueError says what is no number
+    if not 0 < share < 1000 or share == 1:
+        raise ValueError(f"{text!r} is no other length")
+    return share

@@ -6,15 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import make_directory, write_text
 from gpt2.dotconfig import Resolved, load_complete
-from harness.configure.plan import Plan, PlannedRun, make_plan
+from harness.configure.plan import Plan, PlannedRun, Trials, make_plan
 
 _FORM = "%Y%m%dT%H%M%S.%fZ"
 
@@ -62,10 +62,20 @@ def asked_plan(directory: Path, load: Callable[[Path], Resolved] = load_complete
     plans = [make_plan(load(request.path), asked=()) for request in requests(directory)]
     if not plans:
         raise UserError(f"{directory / 'config'}: cannot be read: No such file or directory")
+    trials = [plan.trials for plan in plans if plan.trials is not None]
+    tuning = None
+    if trials:
+        arms = {arm: of for each in trials for arm, of in each.arms.items()}
+        tuning = Trials(plan=replace(trials[-1].plan, runs=_all([each.plan for each in trials])), arms=arms)
+    return replace(plans[-1], runs=_all(plans), trials=tuning)
+
+
+def _all(plans: Sequence[Plan]) -> tuple[PlannedRun, ...]:
+    """The runs of plans, each once."""
     runs: dict[str, PlannedRun] = {}
     for plan in plans:
         runs |= {run.name: run for run in plan.runs}
-    return Plan(base=plans[-1].base, directory=plans[-1].directory, runs=tuple(runs.values()))
+    return tuple(runs.values())
 
 
 def _text(path: Path) -> str:

@@ -32,7 +32,7 @@ from gpt2.dotconfig import Assignment, Resolved
 from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan
 from harness.evidence.gate_noise import noise_of, plan_noise, superiority
-from harness.evidence.stats import MIN_SEEDS, paired_test
+from harness.evidence.paired import MIN_SEEDS, paired_test
 from harness.evidence.store import Experiment, RunRecord
 
 STEPS = {"baseline": "baseline", "ra_v5": "ra-v5-eager", "ra_mla": "ra-mla", "mla": "mla"}

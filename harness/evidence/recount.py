@@ -13,16 +13,19 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gpt2.run.evaluation import due_steps, tail_mean, tail_steps
 from gpt2.run.records import timed
 from harness.evidence.store import Json
 
-_MAY_BE_NULL = {"error", "mfu", "val_bpb", "gates", "compile"}
+_MAY_BE_NULL = {"error", "mfu", "val_bpb", "ema_val_bpb", "gates", "compile"}
 """Of a finished run's summary; the number of bytes of its text may not be known."""
+
+_OF_AVERAGE = ("ema_val_loss", "ema_val_bpb")
 
 _NUMBERS = (
     *("iters", "tokens", "val_loss", "val_bpb", "train_loss", "ms_per_step", "ms_per_step_iqr", "tokens_per_s", "mfu"),
     *("peak_mem_gib", "train_time_s", "eval_time_s", "checkpoint_time_s", "wall_time_s", "startup_s", "params"),
-    *("overflows", "waited_s"),
+    *("overflows", "waited_s", "val_loss_tail", *_OF_AVERAGE),
 )
 """Of a summary."""
 
@@ -40,13 +43,16 @@ def line_errors(lines: Sequence[Json], provenance: Json, *, done: bool, log_inte
             continue
         yield from differ(f"{where}: tokens", line.get("tokens"), line["step"] * _tokens_per_step(identity))
         if line["kind"] == "eval":
-            yield from differ(f"{where}: val_bpb", line.get("val_bpb"), _bits_per_byte(data, line["val_loss"]), 1e-9)
+            for bpb, loss in {"val_bpb": "val_loss", "ema_val_bpb": "ema_val_loss"}.items():
+                yield from differ(f"{where}: {bpb}", line.get(bpb), _bits_per_byte(data, line.get(loss)), 1e-9)
+            if ("ema_val_loss" in line) != ("EMA_DECAY" in identity):
+                yield f"{where}: ema_val_loss is what EMA_DECAY asks for, and nothing else"
         elif abs(1000 * _tokens_per_step(identity) / line["tokens_per_s"] - line["ms_per_step"]) > _ROUNDED:
             yield f"{where}: tokens_per_s is not what its ms_per_step makes"
-    due = {"eval": _due(identity["EVAL_INTERVAL"], identity["MAX_ITERS"])}
+    due = {"eval": due_steps(identity["MAX_ITERS"], identity["EVAL_INTERVAL"], identity.get("EVAL_TAIL", 0))}
     # A run that was stopped may have gone on with another pace of logging.
     if log_interval is not None and not provenance.get("resumed"):
-        due["train"] = _due(log_interval, identity["MAX_ITERS"]) - {0}
+        due["train"] = due_steps(identity["MAX_ITERS"], log_interval, 0) - {0}
         if any(line["kind"] == "gates" for line in lines):
             due["gates"] = due["train"]
     newest = max((line["step"] for line in lines), default=0)
@@ -80,7 +86,10 @@ def summary_errors(summary: Json, lines: Sequence[Json], provenance: Json) -> It
     if iters is not None:
         expected["tokens"] = iters * _tokens_per_step(identity), 0
     if evaluation:
-        expected |= {name: (evaluation.get(name), 0) for name in ("val_loss", "val_bpb")}
+        names = ("val_loss", "val_bpb", *(name for name in _OF_AVERAGE if "EMA_DECAY" in identity))
+        expected |= {name: (evaluation.get(name), 0) for name in names}
+        if "EVAL_TAIL" in identity:
+            expected["val_loss_tail"] = _tail_mean(lines, identity), 0
     if train:
         expected["train_loss"] = train.get("loss"), 0
     if gates or done:
@@ -92,6 +101,12 @@ def summary_errors(summary: Json, lines: Sequence[Json], provenance: Json) -> It
     if done:
         yield from _time_errors(summary, lines)
     yield from _overflow_errors(summary, lines, resumed=bool(provenance.get("resumed")))
+
+
+def _tail_mean(lines: Sequence[Json], identity: Json) -> float | None:
+    """The mean validation loss over the run's last evaluations, where there are all of them."""
+    steps = tail_steps(identity["MAX_ITERS"], identity["EVAL_TAIL"])
+    return tail_mean([line["val_loss"] for line in lines if line["kind"] == "eval" and line["step"] in steps], steps)
 
 
 def differ(name: str, found: Any, expected: Any, tolerance: float = 0) -> Iterator[str]:
@@ -149,11 +164,6 @@ def _missing(lines: Sequence[Json], kind: str, due: set[int], *, exactly: bool) 
         yield f"there is a {kind} line of step {odd[0]}, where none is due"
 
 
-def _due(interval: int, last: int) -> set[int]:
-    """The steps at which something is done every `interval` steps, and at the last."""
-    return {*range(0, last, interval), last}
-
-
 def _last(lines: Sequence[Json], kind: str) -> Json:
     return next((line for line in reversed(lines) if line["kind"] == kind), {})
 
@@ -186,7 +196,7 @@ def _bits_per_byte(data: Json, loss: float | None) -> float | None:
 
 def _needs(name: str, data: Json) -> bool:
     """Whether a finished run has to have it."""
-    return name not in _MAY_BE_NULL or (name == "val_bpb" and _bits_per_byte(data, 1.0) is not None)
+    return name not in _MAY_BE_NULL or (name in ("val_bpb", "ema_val_bpb") and _bits_per_byte(data, 1.0) is not None)
 
 
 def _nonfinite(value: Any, name: str = "") -> list[str]:

@@ -23,8 +23,8 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
+from harness.configure.arms import COMPILE, PATHS
 from harness.configure.kconfig import list_steps
-from harness.configure.plan import PATHS
 
 SUMMARY_COLUMNS = (
     *("step", "seed", "status", "val_loss", "val_bpb", "train_loss", "iters", "tokens", "ms_per_step", "tokens_per_s"),
@@ -81,6 +81,11 @@ class RunRecord:
         if self.summary is not None:
             return str(self.summary["status"])
         return "pending" if self.provenance is None else "unfinished"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is done or has failed, such as by a NaN: nothing more will come of it."""
+        return self.status in ("done", "failed")
 
     @property
     def name(self) -> str:
@@ -167,16 +172,24 @@ class Experiment:
         """Every run, by arm and seed."""
         return [run for arm in self.arms for run in arm.runs]
 
-    @property
+    @cached_property
     def compared(self) -> tuple[Arm, ...]:
-        """The arms with a verdict: not the reference at other lengths, and not what was only run again."""
-        names = {arm.step for arm in self.arms}
+        """The arms that a verdict is about: all but lengths and reruns of others."""
+        beside = {other.step for arm in self.arms for other in (*self.lengths_of(arm), *self.reruns_of(arm))}
+        return tuple(arm for arm in self.arms if arm.step not in beside)
 
-        def is_auxiliary(arm: Arm) -> bool:
-            labels = [label for label in arm.step.split("@")[1:] if label.split("=")[0] in ("MAX_ITERS", "RERUN")]
-            return any(arm.step.replace(f"@{label}", "") in names for label in labels)
+    def lengths_of(self, arm: Arm) -> tuple[Arm, ...]:
+        """The same arm trained for another number of steps (STUDY_LENGTHS), without its own length."""
+        return self._labelled(arm, "MAX_ITERS")
 
-        return tuple(arm for arm in self.arms if not is_auxiliary(arm))
+    def reruns_of(self, arm: Arm) -> tuple[Arm, ...]:
+        """The same runs again (STUDY_RERUNS)."""
+        return self._labelled(arm, "RERUN")
+
+    def _labelled(self, arm: Arm, symbol: str) -> tuple[Arm, ...]:
+        """The arms that are called as `arm` is, with one more label, of this symbol."""
+        beside = (other for other in self.arms if other.base == arm.base and arm.swept < other.swept)
+        return tuple(other for other in beside if [s.split("=")[0] for s in other.swept - arm.swept] == [symbol])
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -303,6 +316,11 @@ def device_name(run: RunRecord) -> str | None:
     return None if run.provenance is None else shown(devices(run.provenance))
 
 
+def data_hash(run: RunRecord) -> str | None:
+    """The first digits of the hash of the data a run was trained on."""
+    return None if run.provenance is None else str(run.provenance["data"]["hash"])[:12]
+
+
 def devices(provenance: Json) -> str:
     """What a run was trained on, from its provenance; "2 x " it where two processes had one each."""
     processes = provenance.get("parallel", {}).get("processes", 1)
@@ -346,7 +364,9 @@ def _belongs_elsewhere(record: RunRecord) -> str | None:
         if seed != record.seed:
             return f"SEED is {seed}, and {record.seed} by the directory's name"
     step, _, swept = record.step.partition("@")
-    promised = _settings_of_step(step) | dict(part.split("=", 1) for part in swept.split("@") if "=" in part)
+    compiled = COMPILE if record.settings.get("STUDY_COMPILE") == "y" else ()
+    of_step = {symbol: value for symbol, value in _settings_of_step(step).items() if symbol not in compiled}
+    promised = of_step | dict(part.split("=", 1) for part in swept.split("@") if "=" in part)
     for symbol, value in promised.items():
         # Of a path, the name has a hash.
         if symbol not in PATHS and record.settings.get(symbol, value) != value:

@@ -27,6 +27,11 @@ from gpt2.model import GPT
 
 Array = NDArray[np.float64]
 
+
+class NotInspectableError(UserError):
+    """Of a variant whose queries and keys are not the whole story of what it attends to."""
+
+
 MIN_TOKENS = 3
 """The fewest tokens of which a correlation over pairs can be taken."""
 
@@ -90,14 +95,14 @@ class Call(NamedTuple):
 def attention_calls(model: GPT, tokens: Tensor) -> list[Call]:
     """What enters attention in each layer of a forward pass over `tokens` [T].
 
-    UserError if the variant does not call scaled_dot_product_attention once a layer, causally: of anything else the
-    scores would not be the whole story.
+    NotInspectableError if the variant does not call scaled_dot_product_attention once a layer, causally: of anything
+    else the scores would not be the whole story.
     """
     with _Recorder() as recorder:
         model(tokens.unsqueeze(0))
     calls = [call for call in recorder.calls if call is not None]
     if len(recorder.calls) != len(calls) or len(calls) != model.config.n_layer:
-        raise UserError(
+        raise NotInspectableError(
             f"ATTENTION_{model.config.attention.upper()}: {len(calls)} causal calls of scaled_dot_product_attention in "
             f"{model.config.n_layer} layers; only variants with exactly one a layer can be inspected"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from gpt2.config import RunConfig
 from gpt2.data.batches import check_windows
 from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status, preview
+from gpt2.machine import sdpa
 from gpt2.machine.device import select_device, slow_precision
+from gpt2.model import GPT
 from gpt2.run.record import check_identity, run_identity
 from gpt2.run.records import identity_beside
 from harness.configure.plan import Plan, PlannedRun
@@ -50,7 +53,7 @@ def check_plan(plan: Plan) -> Iterator[Check]:
     Runs that differ in nothing but their seed are one model, and are tried once.
     """
     tried: dict[tuple[str, int, str, bool], DryRun | str] = {}
-    for run in plan.runs:
+    for run in plan.all_runs:
         t = run.config.train
         key = (run.shape, t.processes, t.parallel, t.activation_checkpointing)
         if key not in tried:
@@ -92,7 +95,7 @@ def describe_data(config: RunConfig) -> str:
 
 def print_checks(plan: Plan) -> int:
     """Dry-run a plan, a line per run and one for the whole. Returns how many failed."""
-    width = max(len(run.name) for run in plan.runs)
+    width = max(len(run.name) for run in plan.all_runs)
     failed = 0
     disk = flops = memory = 0.0
     data: dict[str, None] = {}
@@ -111,7 +114,7 @@ def print_checks(plan: Plan) -> int:
     for line in (*precision_notes(plan), *schedule_notes(plan), *slurm_notes(plan)):
         print(f"note: {line}")
     print(
-        f"{len(plan.runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
+        f"{len(plan.all_runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
         f"at most about {decimal(memory, 1)} GiB of GPU memory",
         flush=True,
     )
@@ -120,7 +123,7 @@ def print_checks(plan: Plan) -> int:
 
 def precision_notes(plan: Plan) -> list[str]:
     """What is to be said of runs whose precision does not fit the device that they would have here."""
-    asked = dict.fromkeys((run.config.train.device, run.config.train.dtype) for run in plan.runs)
+    asked = dict.fromkeys((run.config.train.device, run.config.train.dtype) for run in plan.all_runs)
     # A device that is named and not here will be where the runs are trained.
     here = {device: select_device(device) for device, _ in asked if device in ("auto", "cpu")}
     notes = (slow_precision(here[device], dtype) for device, dtype in asked if device in here)
@@ -129,7 +132,7 @@ def precision_notes(plan: Plan) -> list[str]:
 
 def schedule_notes(plan: Plan) -> list[str]:
     """What is to be said of runs that would end in their warm-up: they train, at less than LEARNING_RATE."""
-    lengths = dict.fromkeys((run.config.optimizer.warmup_iters, run.config.train.max_iters) for run in plan.runs)
+    lengths = dict.fromkeys((run.config.optimizer.warmup_iters, run.config.train.max_iters) for run in plan.all_runs)
     return [
         f"WARMUP_ITERS={warmup} is more than MAX_ITERS={iters}: the run ends in its warm-up, below LEARNING_RATE"
         for warmup, iters in lengths
@@ -151,7 +154,9 @@ def slurm_notes(plan: Plan) -> list[str]:
 def _try(run: PlannedRun) -> DryRun | str:
     try:
         result = dry_run(run.config)
-        _look_at_compiler(run)
+        if _trains_on_cpu(run):
+            _look_at_compiler(run)
+            _look_at_kernels(run)
     except Exception as error:  # whatever an arm does wrong is this arm's failure: the others are still tried
         return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
     return result
@@ -160,8 +165,7 @@ def _try(run: PlannedRun) -> DryRun | str:
 def _look_at_compiler(run: PlannedRun) -> None:
     """Raise UserError if torch could not compile for the CPU on which the run would train here."""
     t = run.config.train
-    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if t.compile == "none" or t.device not in ("auto", "cpu") or (t.device == "auto" and accelerated):
+    if t.compile == "none":
         return
     cache = compiler_cache(run)
     if reason := _cpu_compile_error(cache, os.environ.get("PATH")):
@@ -169,6 +173,27 @@ def _look_at_compiler(run: PlannedRun) -> None:
             f"COMPILE_{t.compile.upper()}=y: torch cannot compile for this CPU in {cache}: {reason}; it needs g++, "
             "and a path without blanks; COMPILE_NONE=y needs neither"
         )
+
+
+def _look_at_kernels(run: PlannedRun) -> None:
+    """Raise UserError if the CPU on which the run would train here has not the kernel of attention that it names."""
+    t = run.config.train
+    if t.sdpa_kernel == sdpa.AUTO:
+        return
+    cpu = torch.device("cpu")
+    sdpa.request(t.sdpa_kernel, cpu, t.dtype)
+    try:
+        one_layer = GPT(dataclasses.replace(run.config.model, n_layer=1), seed=t.seed)
+        sdpa.kernels_of(one_layer, cpu, t.dtype, kernel=t.sdpa_kernel)
+    finally:
+        sdpa.request(sdpa.AUTO, cpu, t.dtype)
+
+
+def _trains_on_cpu(run: PlannedRun) -> bool:
+    """Whether the run would train on the CPU of this machine."""
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    device = run.config.train.device
+    return device == "cpu" or (device == "auto" and not accelerated)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -29,6 +30,7 @@ from gpt2.machine.device import power_w
 from gpt2.model import GPT
 from gpt2.run.checkpoint import KEEP
 from gpt2.run.directory import hold
+from gpt2.run.evaluation import due_steps
 from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, PlannedRun, run_directory
 from harness.launch.forecast import Cost
@@ -54,45 +56,75 @@ class Failure:
 
 def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
     """Try out each arm of what is not done, one after another. Nothing of it stays but what was compiled."""
-    results = plan.directory.parent
+    results = plan.runs[0].results_dir
     results.mkdir(parents=True, exist_ok=True)
-    steps = dict.fromkeys(run.step for run in plan.runs)
-    open_runs = {step: [run for run in plan.runs if run.step == step and not run.is_done] for step in steps}
+    open_runs: dict[str, list[PlannedRun]] = {run.step: [] for run in plan.all_runs}
+    for run in plan.all_runs:
+        if not run.is_done:
+            open_runs[run.step].append(run)
+    tried: dict[str, _Tried | str] = {}
     # Beside the experiments, so that the trials find the runs' compiled code, and the runs the trials'.
     with tempfile.TemporaryDirectory(prefix=".estimate-", dir=results) as folder:
-        for step, runs in open_runs.items():
-            if not runs:
-                continue
+        for step, runs in filter(lambda arm: arm[1], open_runs.items()):
             trial = _trial(runs[0], Path(folder))
-            # What is compiled is compiled once: it is the second trial that starts as the runs will.
-            starts: list[float] = []
-            draws: list[float] = []
-            launches: list[float] = []
-            for _ in range(1 if trial.config.train.compile == "none" else 2):
-                began = time.monotonic()
-                returncode = _train(trial, draws)
-                if not trial.is_done:
-                    break
-                summary = read_summary(trial.path / "summary.json")
-                starts.append(summary["startup_s"])
-                launches.append(max(0.0, time.monotonic() - began - summary["wall_time_s"]))
-            if not trial.is_done:
-                reason = why_it_failed(trial.path, returncode)
-                yield Failure(step=step, reason=reason.partition(f" ({folder}")[0])  # without the log, which goes
-                continue
-            compile_s = max(0.0, starts[0] - starts[-1])
-            estimate = _estimate(runs, trial, compile_s=compile_s, power_w=max(draws, default=None))
-            yield replace(estimate, launch_s=launches[0])
+            # Arms that differ in their length, or in the optimizer's settings, cost the same.
+            alike = repr((trial.config.model, trial.config.data, replace(trial.config.train, seed=0)))
+            if alike not in tried:
+                tried[alike] = _try(trial, Path(folder))
+            of = tried[alike]
+            yield Failure(step=step, reason=of) if isinstance(of, str) else _estimate(runs, of)
 
 
-def _estimate(runs: Sequence[PlannedRun], trial: PlannedRun, *, compile_s: float, power_w: float | None) -> Estimate:
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """A trial that has ended."""
+
+    trial: PlannedRun
+    summary: dict[str, Any]
+    checkpoint_bytes: int
+    files: dict[str, int]
+    """Sizes of the files that it left beside its checkpoints."""
+
+    starts: tuple[float, ...]
+    """Seconds until it was ready, of the first process and of the last."""
+
+    power_w: float | None
+    launch_s: float
+
+
+def _try(trial: PlannedRun, folder: Path) -> _Tried | str:
+    """Run a trial; why it failed, in one line, where it did."""
+    # What is compiled is compiled once: it is the second trial that starts as the runs will.
+    starts: list[float] = []
+    draws: list[float] = []
+    launches: list[float] = []
+    summary: dict[str, Any] = {}
+    for _ in range(1 if trial.config.train.compile == "none" else 2):
+        began = time.monotonic()
+        returncode = _train(trial, draws)
+        if not trial.is_done:
+            return why_it_failed(trial.path, returncode).partition(f" ({folder}")[0]  # without the log, which goes
+        summary = read_summary(trial.path / "summary.json")
+        starts.append(summary["startup_s"])
+        launches.append(max(0.0, time.monotonic() - began - summary["wall_time_s"]))
+    return _Tried(
+        trial=trial,
+        summary=summary,
+        checkpoint_bytes=max(path.stat().st_size for path in (trial.path / "checkpoints").glob("step-*.pt")),
+        files={path.name: path.stat().st_size for path in trial.path.iterdir() if path.is_file()},
+        starts=tuple(starts),
+        power_w=max(draws, default=None),
+        launch_s=launches[0],
+    )
+
+
+def _estimate(runs: Sequence[PlannedRun], of: _Tried) -> Estimate:
     """What an arm's runs take, by a trial that is done."""
-    summary = read_summary(trial.path / "summary.json")
-    train = runs[0].config.train
+    summary, tried, train = of.summary, of.trial.config.train, runs[0].config.train
     parts = {
         "ms_per_step": summary["ms_per_step"],
-        "eval_s": summary["eval_time_s"] / evaluations(trial.config.train),
-        "checkpoint_s": summary["checkpoint_time_s"] / checkpoints(trial.config.train),
+        "eval_s": summary["eval_time_s"] / evaluations(tried),
+        "checkpoint_s": summary["checkpoint_time_s"] / checkpoints(tried),
         "startup_s": summary["startup_s"],
     }
     cost = Cost(
@@ -103,19 +135,19 @@ def _estimate(runs: Sequence[PlannedRun], trial: PlannedRun, *, compile_s: float
         other_s=evaluations(train) * parts["eval_s"] + checkpoints(train) * parts["checkpoint_s"],
         save_s=max(0.0, summary["wall_time_s"] - sum(summary[name] or 0 for name in ON_THE_DEVICE)),
     )
-    checkpoint_bytes = max(path.stat().st_size for path in (trial.path / "checkpoints").glob("step-*.pt"))
     return Estimate(
         step=runs[0].step,
         runs=len(runs),
         run_s=seconds_of_run(train, **parts),
-        compile_s=compile_s,
+        compile_s=max(0.0, of.starts[0] - of.starts[-1]),
         peak_mem_gib=summary["peak_mem_gib"],
         flop=float(flop_of_run(runs[0].config)),
         params=summary["params"],
-        checkpoint_bytes=checkpoint_bytes,
-        disk_bytes=_disk_bytes(train, trial, params=summary["params"], checkpoint_bytes=checkpoint_bytes),
-        power_w=power_w,
+        checkpoint_bytes=of.checkpoint_bytes,
+        disk_bytes=_disk_bytes(train, of.files, params=summary["params"], checkpoint_bytes=of.checkpoint_bytes),
+        power_w=of.power_w,
         cost=cost,
+        launch_s=of.launch_s,
         **parts,
     )
 
@@ -147,13 +179,12 @@ def flop_of_run(config: RunConfig) -> int:
     return per_token * config.tokens_per_iter * config.train.max_iters
 
 
-def _disk_bytes(train: TrainConfig, trial: PlannedRun, *, params: int, checkpoint_bytes: int) -> int:
+def _disk_bytes(train: TrainConfig, files: dict[str, int], *, params: int, checkpoint_bytes: int) -> int:
     """What a run leaves on the disk: checkpoints, logs by their lines in the trial, and what is written once."""
-    kept = kept_bytes(train, params=params, checkpoint_bytes=checkpoint_bytes)
-    size = {path.name: path.stat().st_size for path in trial.path.iterdir() if path.is_file()}
-    logs = sum(size.pop(name, 0) for name in ("metrics.jsonl", "train.log"))
+    logs = sum(files.get(name, 0) for name in ("metrics.jsonl", "train.log"))
     lines = -(-train.max_iters // train.log_interval)
-    return kept + sum(size.values()) + logs * lines // (STEPS // 2)
+    once = sum(files.values()) - logs
+    return kept_bytes(train, params=params, checkpoint_bytes=checkpoint_bytes) + once + logs * lines // (STEPS // 2)
 
 
 def kept_bytes(train: TrainConfig, *, params: int, checkpoint_bytes: int) -> int:
@@ -171,8 +202,8 @@ def seconds_of_run(
 
 
 def evaluations(train: TrainConfig) -> int:
-    """How often a run evaluates: before every EVAL_INTERVAL-th step, and at its end."""
-    return len(range(0, train.max_iters, train.eval_interval)) + 1
+    """How often a run evaluates."""
+    return len(due_steps(train.max_iters, train.eval_interval, train.eval_tail))
 
 
 def checkpoints(train: TrainConfig) -> int:
@@ -183,13 +214,13 @@ def checkpoints(train: TrainConfig) -> int:
 
 def print_estimates(plan: Plan) -> int:
     """Estimate a plan, a line per arm and one for the whole. Returns how many arms failed."""
-    done = sum(run.is_done for run in plan.runs)
-    if done == len(plan.runs):
+    done = sum(run.is_done for run in plan.all_runs)
+    if done == len(plan.all_runs):
         print(f"{plan.directory}: all {done} runs are done")
         return 0
-    arms = {run.step for run in plan.runs if not run.is_done}
+    arms = {run.step for run in plan.all_runs if not run.is_done}
     print(f"{STEPS} steps of each of {len(arms)} arms", flush=True)
-    for config in dict.fromkeys(run.config.data for run in plan.runs):
+    for config in dict.fromkeys(run.config.data for run in plan.all_runs):
         ready, message = dataset_status(config)
         if not ready:
             print(f"data: {message}; until then, random tokens", flush=True)
@@ -216,8 +247,9 @@ def print_estimates(plan: Plan) -> int:
 
 def _trial(run: PlannedRun, folder: Path) -> PlannedRun:
     """A run of a few steps, in a directory of `folder`; on random tokens where the run's data is not there."""
-    settings = {"MAX_ITERS": str(STEPS), "LOG_INTERVAL": "2", "EVAL_INTERVAL": str(STEPS), "CHECKPOINT_INTERVAL": "0"}
-    settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n", "CHECKPOINT_KEEP_ALL": "y"}
+    settings = {"MAX_ITERS": str(STEPS), "LOG_INTERVAL": "2", "EVAL_INTERVAL": str(STEPS), "EVAL_TAIL": "0"}
+    settings |= {"CHECKPOINT_INTERVAL": "0", "CHECKPOINT_KEEP_ALL": "y"}
+    settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n"}
     minimal = run.resolved.minimal()
     ready, _ = dataset_status(run.config.data)
     if not ready:

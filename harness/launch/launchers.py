@@ -115,7 +115,7 @@ def start_local(run: PlannedRun, lock: RunLock, given: Sequence[str] = (), slot:
 
 def compiler_cache(run: PlannedRun) -> Path:
     """Where torch.compile puts its code: below the results, so that runs of the same shape share it."""
-    return Path(_GIVEN_CACHE) if _GIVEN_CACHE else (run.path.parent.parent.parent / ".compiled").resolve()
+    return Path(_GIVEN_CACHE) if _GIVEN_CACHE else (run.results_dir / ".compiled").resolve()
 
 
 def end(trainer: Trainer) -> None:

@@ -82,7 +82,7 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
     here, processes = slots(plan), plan.runs[0].config.train.processes
     terminal.console().print(_table(estimates, processes))
     of = {e.step: e for e in estimates}
-    runs = [run for run in plan.runs if run.step in of and not run.is_done]
+    runs = [run for run in plan.all_runs if run.step in of and not run.is_done]
     devices = count_devices(here)
     compilers = max(1, (os.cpu_count() or 1) // CORES_PER_COMPILATION)
     side_by_side = 1 if processes > 1 else len(here) // devices

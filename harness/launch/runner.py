@@ -18,8 +18,9 @@ from gpt2.data.batches import check_windows
 from gpt2.data.dataset import open_dataset
 from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.dotconfig import Assignment
-from gpt2.run.record import check_identity, run_identity
-from harness.configure.plan import Plan, remember_experiment
+from gpt2.run.record import check_identity, code_state, run_identity
+from harness.configure.plan import Plan, remember_experiment, running_order
+from harness.configure.registration import register
 from harness.configure.requests import record_request
 from harness.evidence.digests import Digests, SummaryTable
 from harness.evidence.launches import Launch
@@ -45,7 +46,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
     course = LiveView([(run.name, run.config.train.max_iters) for run in plan.runs], slots=len(here))
     with course as view, SummaryTable(plan.directory) as table:
         pipeline = Pipeline(
-            plan.runs,
+            running_order(plan.runs),
             here,
             view,
             identities=identities,
@@ -75,7 +76,7 @@ def get_ready_to_run(plan: Plan) -> tuple[dict[Path, dict[str, Any]], float]:
     """What has to be before any of a plan is run, wherever: its data, and room for it.
 
     Returns identities by directory, and the seconds that preparing data took. Raises UserError if data is missing, or a
-    directory holds another run, or a damaged one.
+    directory holds another run, or a damaged one. What a study asks for is kept, and registered.
     """
     digests = Digests(plan.directory)
     for run in plan.runs:
@@ -90,8 +91,12 @@ def get_ready_to_run(plan: Plan) -> tuple[dict[Path, dict[str, Any]], float]:
         check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
         check_identity(run.path, identities[run.path])
     digests.keep()
-    record_request(plan)
-    remember_experiment(plan)
+    if plan.study is not None:
+        record_request(plan)
+        remember_experiment(plan)
+        data = {f"{config.dataset}, {config.tokenizer}": dataset.hash for config, dataset in datasets.items()}
+        if said := register(plan, code=code_state(), data=data):
+            print(said, flush=True)
     return identities, prepared_s
 
 

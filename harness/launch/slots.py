@@ -26,7 +26,7 @@ def slots(plan: Plan, environ: Mapping[str, str] = os.environ) -> list[Slot]:
     if device.type != "cuda":
         if asked:
             raise UserError(f'GPUS="{asked}": runs are trained on {device.type} here: leave it empty')
-        return _of_processor(device.type, side_by_side, plan.directory.parent / ".turns", environ)
+        return _of_processor(device.type, side_by_side, plan.runs[0].results_dir / ".turns", environ)
     processes = plan.runs[0].config.train.processes
     visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if environ.get("CUDA_VISIBLE_DEVICES") else None
     names = visible or [str(i) for i in range(torch.cuda.device_count())]

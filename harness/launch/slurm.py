@@ -19,7 +19,7 @@ from gpt2.run.directory import hold
 from gpt2.run.lock import HeldElsewhere
 from gpt2.run.record import AnotherRun, check_identity
 from gpt2.run.records import read_summary
-from harness.configure.plan import Plan, PlannedRun
+from harness.configure.plan import Plan, PlannedRun, running_order
 from harness.configure.slurm import SlurmConfig
 from harness.evidence.digests import SummaryTable
 from harness.launch import slurm_queue as queue
@@ -96,7 +96,7 @@ class _Ablation:
     ) -> None:
         self._plan, self._config, self._given, self._view = plan, config, given, view
         self._identities = identities
-        self._waiting = list(plan.runs)
+        self._waiting = running_order(plan.runs)
         self._elsewhere: set[Path] = set()
         """Runs of which it has been said that somebody else trains them."""
         self._courses: list[_Course] = []

@@ -34,8 +34,12 @@ COLUMNS = ("run", "status", "step", "val_loss", "ms/step", "tokens/s", "GiB")
 
 
 def print_status(plan: Plan, console: Console | None = None) -> None:
-    """Print a line per planned run: status, steps, losses, speed."""
-    console = console or terminal.console()
+    """Print a line per planned run: status, steps, losses, speed. What tunes the arms has a table of its own."""
+    for stage in plan.stages:
+        _print_stage(stage, console or terminal.console())
+
+
+def _print_stage(plan: Plan, console: Console) -> None:
     console.print(Text(showable(str(plan.directory)), style="bold"))
     known = Digests(plan.directory)
     digests = [known.of(run.path, run.step, run.seed) for run in plan.runs]

@@ -20,6 +20,7 @@ from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5, fold_in_torch
 from gpt2.attention.shared import causal_attention, merge_heads, split_heads
 from gpt2.base.progress import Progress, part, silent
+from gpt2.machine import sdpa
 from gpt2.machine.compilation import compile_model
 from gpt2.machine.device import DTYPES, autocast
 from harness.measure.timing import Times, calls_lasting, capture, replay_ms, round_robin, wall_ms
@@ -66,6 +67,9 @@ class Row:
     wall: Times
     device: Times | None
     """By CUDA-graph replay; None on devices without."""
+
+    sdpa: str | None
+    """Which kernel computes its attention (gpt2/machine/sdpa.py)."""
 
     ratio: float
     """Device time (else wall time) over that of the baseline, both compiled or both eager: ratio of medians."""
@@ -126,6 +130,7 @@ def benchmark_attention(
     report: Progress = silent,
 ) -> list[Row]:
     """Time every variant, eager and (with `compiled`) compiled, in turns."""
+    sdpa.request(sdpa.AUTO, device, layer.dtype)
     # Compiled code is counted by the function it came from, and here every variant comes from a few.
     torch.compiler.reset()
     generator = torch.Generator().manual_seed(1)
@@ -148,7 +153,8 @@ def benchmark_attention(
             if not error < _MAX_ERROR:
                 raise RuntimeError(f"{name}: output differs from the baseline's by {error:.2g}, relatively")
             passes[name, is_compiled] = _pass(module, inputs, device, layer.dtype)
-    return _rows(_times(passes, device, repeats, part(report, 0.5, 1.0)), batch_size, mode)
+    ran = {key: sdpa.called(one_pass) for key, one_pass in passes.items()}
+    return _rows(_times(passes, device, repeats, part(report, 0.5, 1.0)), ran, batch_size, mode)
 
 
 def _pass(module: nn.Module, inputs: list[Tensor], device: torch.device, dtype: str) -> Callable[[], None]:
@@ -191,7 +197,12 @@ def _times(
     }
 
 
-def _rows(times: dict[tuple[str, bool], tuple[Times, Times | None]], batch_size: int, mode: str) -> list[Row]:
+def _rows(
+    times: dict[tuple[str, bool], tuple[Times, Times | None]],
+    ran: dict[tuple[str, bool], str | None],
+    batch_size: int,
+    mode: str,
+) -> list[Row]:
     best = {key: device or wall for key, (wall, device) in times.items()}
     return [
         Row(
@@ -201,6 +212,7 @@ def _rows(times: dict[tuple[str, bool], tuple[Times, Times | None]], batch_size:
             mode=mode,
             wall=wall,
             device=device,
+            sdpa=ran[variant, compiled],
             ratio=best[variant, compiled].median / best[REFERENCE, compiled].median,
             ratio_to_eager=best[variant, compiled].median / best[REFERENCE, False].median,
         )

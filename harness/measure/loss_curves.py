@@ -24,6 +24,7 @@ from gpt2.base.errors import UserError
 from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, TrainConfig
 from gpt2.data.batches import Batch, batches, eval_set
 from gpt2.data.dataset import Dataset, open_dataset
+from gpt2.machine import sdpa
 from gpt2.machine.device import autocast, set_precision
 from gpt2.model import GPT
 from gpt2.optimizer import learning_rate, set_lr
@@ -126,6 +127,7 @@ def train_curves(
     """
     check_comparable(config)
     set_precision(config.train.tf32)
+    sdpa.request(config.train.sdpa_kernel, device, config.train.dtype)
     dataset = open_dataset(config.data)
     losses, val_loss = {}, {}
     for arm in labels(config):

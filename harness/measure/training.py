@@ -3,7 +3,8 @@
 Our arms take `Run.train_step`, the trainer's own step, on random tokens that already lie on the device. The phases are
 forward (with the loss), backward, and optimizer: clipping, update, and setting the gradients to None. The arms take
 turns of a few steps, so that a change of the device's clock changes all of them, and the baseline stands there twice:
-what the two differ by is noise. `scripts/benchmark_training.py` is the command.
+what the two differ by is noise. All are asked to compute attention by the same kernel, and each row says which did.
+`scripts/benchmark_training.py` is the command.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from gpt2.config import DataConfig, GPTConfig, OptimizerConfig, RunConfig, Train
 from gpt2.data.batches import Batch, train_batch
 from gpt2.data.dataset import open_dataset
 from gpt2.data.token_files import write_random_tokens
+from gpt2.machine import sdpa
 from gpt2.machine.compilation import compile_model
 from gpt2.machine.device import autocast, peak_flops, set_precision
 from gpt2.model import GPT
@@ -122,6 +124,9 @@ class Row:
 
     peak_mem_gib: float | None
     """Of the device's allocator, for this arm alone: weights, optimizer state, a step. None where there is none."""
+
+    sdpa: str | None = None
+    """Which kernel computes its attention (gpt2/machine/sdpa.py); None where CUDA graphs do not tell."""
 
     ratio_to_baseline: float | None = None
     """Median of the total over the baseline's; None if that was not timed."""
@@ -238,6 +243,7 @@ def benchmark_training(
 ) -> tuple[list[Row], list[Failure]]:
     """Time `repeats` steps (rounded up to whole turns) of each arm. An arm that fails does not stop the others."""
     set_precision(tf32=True)
+    sdpa.request(sdpa.AUTO, device, load.dtype)
     torch.compiler.reset()
     with TemporaryDirectory() as folder:
         _write_tokens(load, Path(folder))
@@ -258,12 +264,14 @@ def benchmark_training(
         samples = round_robin(turns, math.ceil(repeats / _TURN), part(report, 0.5, 1.0))
         laps = {arm: [lap for turn in of for lap in turn] for arm, of in samples.items()}
         flops = {arm: trainee.flops_per_token for arm, trainee in trainees.items()}
+        ran = {arm: sdpa.called(partial(trainee.step, batches[0])) for arm, trainee in trainees.items()}
         kernels = {}
         if device.type == "cuda":
             kernels = {arm: kernel_ms(partial(trainee.step, batches[0])) for arm, trainee in trainees.items()}
+        watch.laps()
         del trainees, turns
         _free(device)
-    return _rows(load, laps, flops, memory, kernels, peak_flops(device)), failures
+    return _rows(load, laps, flops, memory, ran, kernels, peak_flops(device)), failures
 
 
 def _prepare(
@@ -360,6 +368,7 @@ def _rows(
     laps: Mapping[str, Sequence[Mapping[str, float]]],
     flops_per_token: Mapping[str, int],
     memory: Mapping[str, float | None],
+    ran: Mapping[str, str | None],
     kernels: Mapping[str, Mapping[str, float]],
     peak: float | None,
 ) -> list[Row]:
@@ -381,6 +390,7 @@ def _rows(
             tokens_per_s=tokens_per_s,
             mfu=None if peak is None else tokens_per_s * flops_per_token[arm] / peak,
             peak_mem_gib=memory[arm],
+            sdpa=ran[arm],
             ratio_to_baseline=ratio(arm, "baseline"),
             ratio_to_nanogpt=ratio(arm, "nanogpt"),
             kernels=kernels.get(arm),

@@ -15,8 +15,9 @@ from gpt2.base.errors import UserError
 from gpt2.run.checkpoint import verified
 from gpt2.run.records import Json, read_metrics
 from harness.configure.plan import Plan, PlannedRun
+from harness.evidence.comparison import comparison_row
 from harness.evidence.parting import TIMES, compare_metrics, compare_runs, compare_values
-from harness.evidence.stats import compare, comparison_row
+from harness.evidence.stats import compare
 from harness.evidence.store import Experiment, RunRecord, load_experiment, load_run
 from harness.report.tables import loss_table
 

@@ -22,13 +22,9 @@ from rich.text import Text
 
 from gpt2.base import terminal
 from gpt2.base.text import showable, shown
-from harness.evidence.stats import (
-    RUN_SYMBOLS,
-    Comparison,
-    compare,
-    identity,
-    identity_differences,
-)
+from harness.evidence.comparison import Comparison
+from harness.evidence.contamination import RUN_SYMBOLS, identity, identity_differences
+from harness.evidence.stats import compare
 from harness.evidence.store import Arm, Experiment, devices
 from harness.evidence.unpaired import Estimate, mover, welch
 from harness.report.numbers import DASH, percent, setting, signed

@@ -11,7 +11,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.evidence.stats import ALPHA, Comparison, margin_of, reference_of
+from harness.evidence.comparison import Comparison
+from harness.evidence.paired import ALPHA
+from harness.evidence.stats import reference_of, study_margin
 from harness.evidence.store import Experiment
 from harness.report.curves import TOKENS, ZOOM, end_of, start_of, unit_of
 from harness.report.numbers import percent
@@ -27,7 +29,7 @@ def effects_figure(experiment: Experiment, comparisons: Sequence[Comparison]) ->
     shown = _of_loss(comparisons)
     if not any(c.compute is not None for c in shown):
         return None
-    margin = margin_of(experiment)
+    margin = study_margin(experiment)
     figure, axes = _rows(experiment, shown)
     limits = _effect_limits(shown, margin)
     axes.set_xscale("symlog", linthresh=2 * margin, linscale=1.0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import matplotlib
 
-from harness.evidence.stats import Comparison
+from harness.evidence.comparison import Comparison
 from harness.evidence.store import Experiment
 from harness.report.costs import bars
 from harness.report.curves import (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
-from harness.evidence.stats import Comparison
+from harness.evidence.comparison import Comparison
 
 DASH = "–"  # noqa: RUF001 - an empty cell
 MINUS = "−"  # noqa: RUF001 - as wide as the plus

@@ -26,15 +26,10 @@ from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.dotconfig import load
 from harness.configure.requests import Request, asked_plan, requests
+from harness.evidence.comparison import Comparison, write_comparison_csv
+from harness.evidence.contamination import contamination, identity
 from harness.evidence.launches import mean_error, read_launches
-from harness.evidence.stats import (
-    Comparison,
-    compare,
-    contamination,
-    identity,
-    reference_of,
-    write_comparison_csv,
-)
+from harness.evidence.stats import compare, reference_of
 from harness.evidence.store import Experiment, write_summary_csv
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpt2.base.numbers import decimal
-from harness.evidence.stats import ALPHA, MIN_SEEDS, Comparison, identity_differences, margin_of, reference_of
+from harness.evidence.comparison import Comparison
+from harness.evidence.contamination import identity_differences
+from harness.evidence.paired import ALPHA, MIN_SEEDS
+from harness.evidence.stats import reference_of, study_margin
 from harness.evidence.store import Experiment, RunRecord, compile_ran, lines_beside_others
 from harness.report.numbers import (
     DASH,
@@ -57,15 +60,16 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         "p (Holm)": [p_value(c.p_holm) for c in losses],
         "detectable": [DASH if c.detectable is None else decimal(c.detectable, 4) for c in losses],
     }
-    for name in ("failed", "look", "registered"):
-        if any(getattr(c, name) for c in losses):
-            columns[name] = [str(getattr(c, name) or DASH) for c in losses]
+    if any(c.failed_seeds for c in losses):
+        columns["failed"] = [c.failed for c in losses]
+    if any(len(c.block.sizes) > 1 for c in losses):
+        columns["look"] = [c.look for c in losses]
+    columns["registered"] = [c.registered for c in losses]
     columns |= {"verdict": [c.verdict for c in losses], "note": [c.note for c in losses]}
     in_compute = (
         " Compute: by how much more compute the reference would have come to that loss, by the slope over its lengths; "
         "higher is better." * (IN_COMPUTE in columns)
     )
-    margin = f"{100 * margin_of(experiment):.3g} % of compute" if in_compute else "0.05 % of the loss"
     return Table(
         title="Validation loss against the reference",
         columns=list(columns),
@@ -74,8 +78,8 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
         "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
-        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval lies within "
-        f"{margin}.{in_compute}",
+        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval of the effect "
+        f"lies within {100 * study_margin(experiment):.3g} % of compute.{in_compute}",
     )
 
 
@@ -121,8 +125,8 @@ def arm_table(experiment: Experiment) -> Table:
         columns=["arm", "step", "compiled", "done", "val. loss", "bits/byte", "ms/step", "tokens/s", "MFU", "GiB"],
         rows=rows,
         text_columns=3,
-        note="Mean over finished seeds ± standard deviation between them. The spread of the paired differences, which "
-        "the comparison rests on, is usually smaller.",
+        note="Mean over finished seeds ± standard deviation between them. The comparison rests on the spread of the "
+        "paired differences, which is another.",
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpt2.base.numbers import decimal
-from harness.evidence.stats import MIN_SEEDS, Comparison
+from harness.evidence.comparison import Comparison
+from harness.evidence.paired import MIN_SEEDS
 from harness.evidence.store import Experiment
+from harness.evidence.verdicts import SURVIVOR
 from harness.report.numbers import count, effect_interval, mean_and_spread, percent, signed
 
 
@@ -30,7 +32,7 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
         if members:
             groups.append(f"{_WORDS[word]}: {'; '.join(titles[c.step] + _behind(c, titles) for c in members)}.")
     if few:
-        said = "; ".join(f"{titles[c.step]} ({count(c.n, 'seed')})" for c in few)
+        said = "; ".join(f"{titles[c.step]} ({'; '.join(filter(None, [count(c.n, 'seed'), _failed(c)]))})" for c in few)
         groups.append(f"Undecided with fewer than {MIN_SEEDS} seeds, which can show no difference: {said}.")
     open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None and c not in few]
     if open_ones:
@@ -75,7 +77,10 @@ def _behind(c: Comparison, titles: dict[str, str]) -> str:
 
 def _failed(c: Comparison) -> str:
     """That an arm failed on some of its seeds: the others may be those that were easy."""
-    return f"failed on {c.failed} seeds" if c.failed and not c.failed.startswith("0 ") else ""
+    if not c.failed_seeds:
+        return ""
+    survived = c.verdict == "undecided" and SURVIVOR in c.note
+    return f"{SURVIVOR if survived else 'failed'} on {c.failed} seeds"
 
 
 def _amount(c: Comparison) -> str:

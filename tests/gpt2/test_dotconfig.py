@@ -112,7 +112,7 @@ def test_every_step_lies_on_every_defconfig(path: Path, step: Path) -> None:
     values = {True: "y", False: "n"}
     for assignment in layer:
         value = resolved.symbols[assignment.symbol]
-        assert (values[value] if isinstance(value, bool) else value) == assignment.value
+        assert (values[value] if isinstance(value, bool) else str(value)) == assignment.value
     config = resolved.run_config()
     assert config.name == path.name
 

@@ -73,10 +73,16 @@ def test_a_sequence_that_outgrows_the_positions_goes_on_from_its_last_half(model
 
 def test_the_kv_cache_takes_what_the_variant_says() -> None:
     numbers = {name: cache_bytes_per_token(small_model(name)) / 4 / 2 for name in VARIANTS}  # float32, 2 layers
-    n_embd, n_head, R, latent = 32, 4, 2, 12
-    assert numbers["mla"] == latent
-    assert numbers["ra_mla"] == latent + n_head * R
-    assert {n for name, n in numbers.items() if "mla" not in name} == {2 * n_embd}
+    n_embd, n_head, R, latent, block_size, window = 32, 4, 2, 12, 32, 14
+    other = {
+        "mla": latent,
+        "ra_mla": latent + n_head * R,
+        "gqa": 2 * n_embd / 2,
+        "mqa": 2 * n_embd / n_head,
+        "sliding_window": 2 * n_embd * (window - 1) / block_size,
+        "uniform": n_embd,
+    }
+    assert numbers == {name: other.get(name, 2 * n_embd) for name in VARIANTS}
 
 
 def test_a_cache_refuses_more_positions_than_the_model_has() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.config import GPTConfig
 from gpt2.model import GPT
 
@@ -19,8 +20,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ra_v5-direct-d_bias": {"attention": "ra_v5", "ra_v5_fold": "direct", "ra_v5_d_bias": True},
     "mla": {"attention": "mla"},
     "ra_mla": {"attention": "ra_mla"},
+    "rope": {"attention": "rope", "attention_options": {"base": 100}},
+    "qk_norm": {"attention": "qk_norm", "attention_options": {"sharpness": 8}},
+    "sdpa_gate-elementwise": {"attention": "sdpa_gate", "attention_options": {"headwise": False}},
+    "sdpa_gate-headwise": {"attention": "sdpa_gate", "attention_options": {"headwise": True}},
+    "value_residual": {"attention": "value_residual", "attention_options": {"mix": "0.4"}},
+    "gqa": {"attention": "gqa", "attention_options": {"kv_heads": 2}},
+    "mqa": {"attention": "gqa", "attention_options": {"kv_heads": 1}},
+    "sliding_window": {"attention": "sliding_window", "attention_options": {"size": 14}},
+    "uniform": {"attention": "uniform"},
 }
 """Settings of GPTConfig by name."""
+
+SHAPED_ANEW = {"gqa": {"c_attn"}, "mqa": {"c_attn"}, "uniform": {"c_attn"}}
+"""Projections that have another shape than the reference's, by variant."""
+
+ADDED = {"sdpa_gate-elementwise": {"c_gate"}, "sdpa_gate-headwise": {"c_gate"}}
+"""Projections that the reference does not have, by variant."""
 
 
 def small_config(variant: str, **settings: Any) -> GPTConfig:
@@ -45,3 +61,13 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     scores = q @ k.transpose(-2, -1) * scale
     later = torch.arange(S) > torch.arange(S - T, S).view(-1, 1)
     return scores.masked_fill(later, -math.inf).softmax(-1) @ v
+
+
+def heads_of(attention: CausalSelfAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [B, H, T, D] of x [B, T, C] as `c_attn` emits them, written out."""
+    (B, T, C), H = x.shape, attention.n_head
+    projected = x @ attention.c_attn.weight.T
+    if attention.c_attn.bias is not None:
+        projected = projected + attention.c_attn.bias
+    q, k, v = (t.view(B, T, H, C // H).transpose(1, 2) for t in projected.split(C, dim=-1))
+    return q, k, v

@@ -32,12 +32,13 @@ def provenance_of(
     data_hash: str = "d" * 64,
     torch_version: str = "2.13.0",
     commit: str = "c" * 40,
+    started: str = "2026-01-02T03:04:05+00:00",
 ) -> dict[str, Any]:
     """What provenance.json says of a run with an identity."""
     hardware = {"device": "cuda", "device_name": device_name, "cpu": "x", "cores": 16, "memory_gib": 128, "driver": "1"}
     return {
         "command": ["gpt2/train_ra_mla.py", "--config", "config"],
-        "started": "2026-01-02T03:04:05+00:00",
+        "started": started,
         "code": {"commit": commit, "dirty": False, "diff": ""},
         "versions": {"python": "3.12.1", "torch": torch_version, "numpy": "2.0", "cuda": "12.8", "triton": "3.4"},
         "hardware": hardware,
@@ -69,6 +70,7 @@ def write_run(
     data_hash: str = "d" * 64,
     torch_version: str = "2.13.0",
     commit: str = "c" * 40,
+    started: str = "2026-01-02T03:04:05+00:00",
     error: str | None = None,
     events: Sequence[str] = (),
     identity: dict[str, Any] | None = None,
@@ -88,7 +90,12 @@ def write_run(
         "DATA_HASH": data_hash,
     }
     provenance = provenance_of(
-        identity, device_name=device_name, data_hash=data_hash, torch_version=torch_version, commit=commit
+        identity,
+        device_name=device_name,
+        data_hash=data_hash,
+        torch_version=torch_version,
+        commit=commit,
+        started=started,
     )
     _write_json(directory / "provenance.json", provenance)
     lines = list(_metrics(val_loss, iters, seed, ms_per_step, gates, gate_starts or {}))
@@ -158,6 +165,32 @@ LOSSES = {
     "ra-mla": ("RA + MLA", [3.4402, 3.4489, 3.4391]),
 }
 """Of `write_ablation`: title and final loss with seeds 1, 2, 3."""
+
+
+def write_lengths(
+    experiment: Path,
+    losses: Sequence[float],
+    *,
+    step: str = "baseline",
+    slope: float = 0.67,
+    tilts: Sequence[float] = (),
+    iters: int = 500,
+    shares: Sequence[float] = (0.8, 1.25),
+) -> None:
+    """An arm at other lengths, with seeds 1, 2, ..: its loss falls from `losses` by `slope`, in nats per e-fold of
+    steps, and by that much more with a seed as `tilts` says."""
+    tilts = tilts or [0.0] * len(losses)
+    for share in shares:
+        for seed, (loss, tilt) in enumerate(zip(losses, tilts, strict=True), start=1):
+            length, at = round(share * iters), loss - (slope + tilt) * math.log(round(share * iters) / iters)
+            write_run(experiment, f"{step}@MAX_ITERS={length}", seed, val_loss=at, iters=length)
+
+
+def write_reruns(experiment: Path, losses: Sequence[Sequence[float]], *, step: str = "baseline") -> None:
+    """An arm's runs again, with seeds 1, 2, ..; one list of losses for each repetition."""
+    for again, row in enumerate(losses, start=1):
+        for seed, loss in enumerate(row, start=1):
+            write_run(experiment, f"{step}@RERUN={again}", seed, val_loss=loss)
 
 
 def write_ablation(experiment: Path) -> None:

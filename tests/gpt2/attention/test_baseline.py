@@ -15,9 +15,10 @@ from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.shared import LayerCache, causal_attention
 from gpt2.base.errors import UserError
 from gpt2.config import GPTConfig
+from gpt2.machine.compilation import compile_scope
 from gpt2.model import GPT
 from gpt2.optimizer import gate_names
-from tests.gpt2.variants import VARIANTS, explicit_attention, small_config, small_model
+from tests.gpt2.variants import ADDED, SHAPED_ANEW, VARIANTS, explicit_attention, small_config, small_model
 
 
 class CountSDPA(TorchDispatchMode):
@@ -86,6 +87,32 @@ def test_attention_dropout_acts_in_training_only(variant: str) -> None:
     assert torch.equal(model(idx)[0], model(idx)[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_autocast_keeps_the_loss_close(variant: str, dtype: torch.dtype) -> None:
+    model = small_model(variant).eval()
+    idx = torch.randint(64, (2, 33), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, exact = model(idx[:, :-1], idx[:, 1:])
+        with torch.autocast("cpu", dtype):
+            _, loss = model(idx[:, :-1], idx[:, 1:])
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["attention", "model"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_traced_whole(variant: str, scope: str) -> None:
+    model = small_model(variant)
+    idx = torch.randint(64, (2, 32), generator=torch.Generator().manual_seed(0))
+    _, expected = model(idx, idx)
+    compile_scope(model, scope, backend="aot_eager")
+    _, loss = model(idx, idx)
+    loss.backward()
+    torch.compiler.reset()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
 # The cache
 
 
@@ -140,9 +167,16 @@ def weights(variant: str, seed: int = 1, **settings: Any) -> dict[str, Tensor]:
 def test_arms_of_a_seed_begin_with_the_same_numbers(variant: str) -> None:
     reference, ours = weights("mla" if "mla" in variant else "baseline"), weights(variant)
     common = {name for name in ours if name in reference and ours[name].shape == reference[name].shape}
-    assert set(reference) == common, "the reference has nothing that the variant has not"
+    shaped_anew, added = (parts_of(ours, projections.get(variant, set())) for projections in (SHAPED_ANEW, ADDED))
+    assert set(reference) - common == shaped_anew, "the reference has nothing else that the variant has not"
     assert all(torch.equal(ours[name], reference[name]) for name in common)
-    assert set(ours) - common <= gate_names(GPT(small_config(variant), seed=1))
+    assert added.isdisjoint(reference)
+    assert set(ours) - common - shaped_anew - added <= gate_names(GPT(small_config(variant), seed=1))
+
+
+def parts_of(weights: dict[str, Tensor], projections: set[str]) -> set[str]:
+    """Names of the weights and biases of these projections of attention."""
+    return {name for name in weights if name.rpartition(".attn.")[2].partition(".")[0] in projections}
 
 
 def test_mla_begins_with_the_baselines_numbers_outside_its_projections() -> None:

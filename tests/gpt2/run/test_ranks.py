@@ -170,6 +170,22 @@ def test_ranks_train_what_one_trains_however_they_share_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["DDP", "ZERO1"])
+def test_ranks_average_weights_as_one_does(tmp_path: Path, strategy: str) -> None:
+    settings = SETTINGS | {"EMA_DECAY": "0.9", "EVAL_TAIL": "2"}
+    run(tiny(tmp_path, **settings), tmp_path / "alone")
+    run(tiny(tmp_path, **settings, **SEVERAL, **{f"PARALLEL_{strategy}": "y"}), tmp_path / "ranks")
+    assert_same_run(tmp_path / "ranks", tmp_path / "alone")
+    assert_equal(checkpoint_of(tmp_path / "ranks")["ema"], checkpoint_of(tmp_path / "alone")["ema"])
+
+
+def test_no_average_is_kept_of_shares_of_weights(tmp_path: Path) -> None:
+    shared = {"PROCESSES_PER_RUN": "2", "GRADIENT_ACCUMULATION_STEPS": "2", "PARALLEL_FSDP2": "y"}
+    with pytest.raises(UserError, match=r"EMA_DECAY=0\.9: PARALLEL_FSDP2 has a share of each weight"):
+        tiny(tmp_path, **shared, EMA_DECAY="0.9")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["COMPILE_MODEL", "COMPILE_ATTENTION", "DTYPE_FLOAT16", "DTYPE_BFLOAT16"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_ranks_compile_and_scale_as_one_does(tmp_path: Path, strategy: str, compiled: str) -> None:

@@ -8,26 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
-from harness.evidence.stats import (
-    Comparison,
-    compare,
-    contamination,
-    detectable_difference,
-    holm,
-    identity_differences,
-    paired_test,
-    reference_of,
-    write_comparison_csv,
-)
+from gpt2.base.errors import UserError
+from harness.evidence.comparison import Comparison, write_comparison_csv
+from harness.evidence.stats import compare, reference_of
 from harness.evidence.store import load_experiment
-from tests.harness.synthetic_runs import LOSSES, write_ablation, write_run
-
-losses = st.floats(2.0, 5.0)
-pairs = st.lists(st.tuples(losses, losses), min_size=2, max_size=6)
+from harness.report.report import verdict
+from tests.harness.synthetic_runs import LOSSES, write_ablation, write_config, write_lengths, write_run
 
 
 def compared(path: Path, metric: str = "val_loss") -> dict[str, Comparison]:
@@ -53,84 +41,24 @@ def test_a_paired_test_is_scipys_on_both_columns(tmp_path: Path) -> None:
         assert c.p_value == pytest.approx(expected.pvalue, rel=1e-9)
 
 
-def test_an_interval_worked_out_by_hand() -> None:
-    # Mean 2, standard deviation 1, t(0.975, 2) = 4.302653: 2 -+ 4.302653 / sqrt(3).
-    test = paired_test([1.0, 2.0, 3.0])
-    assert (test.mean, test.ci_low, test.ci_high) == pytest.approx((2.0, -0.484138, 4.484138), abs=1e-6)
-    assert test.p_value == pytest.approx(0.0741799, abs=1e-6)
-
-
-@given(pairs)
-def test_exchanging_the_sides_turns_the_sign(values: list[tuple[float, float]]) -> None:
-    forth, back = paired_test([a - b for a, b in values]), paired_test([b - a for a, b in values])
-    assert back.mean is not None and back.ci_low is not None and back.ci_high is not None
-    assert (forth.mean, forth.ci_low, forth.ci_high) == pytest.approx((-back.mean, -back.ci_high, -back.ci_low))
-    assert forth.p_value == pytest.approx(back.p_value)
-
-
-@given(pairs, st.lists(st.integers(-4, 4), min_size=6, max_size=6))
-def test_what_a_seed_does_to_both_sides_does_not_matter(values: list[tuple[float, float]], shifts: list[int]) -> None:
-    # Sums of eighths are exact, so that the invariance is too.
-    values = [(round(a * 8) / 8, round(b * 8) / 8) for a, b in values]
-    shifted = [(a + shift, b + shift) for (a, b), shift in zip(values, shifts, strict=False)]
-    assert paired_test([a - b for a, b in values]) == paired_test([a - b for a, b in shifted])
-
-
-@given(pairs, st.integers(-20, 20))
-def test_units_do_not_change_p(values: list[tuple[float, float]], power: int) -> None:
-    deltas = [a - b for a, b in values]
-    assert paired_test([d * 2.0**power for d in deltas]).p_value == pytest.approx(paired_test(deltas).p_value)
-
-
-def test_one_pair_has_a_mean_and_no_more() -> None:
-    test = paired_test([0.25])
-    assert (test.mean, test.ci_low, test.ci_high, test.p_value) == (0.25, None, None, None)
-
-
-@pytest.mark.parametrize(("delta", "p_value"), [(0.5, 0.0), (0.0, 1.0)])
-def test_equal_differences_have_no_spread(delta: float, p_value: float) -> None:
-    test = paired_test([delta] * 3)
-    assert (test.mean, test.ci_low, test.ci_high, test.p_value) == (delta, delta, delta, p_value)
-
-
-def test_detectable_is_shown_with_probability_80_percent() -> None:
-    deltas, n = [0.1, 0.2, 0.4, 0.5], 4
-    noncentrality = detectable_difference(deltas) / (np.std(deltas, ddof=1) / math.sqrt(n))
-    critical = stats.t.isf(0.025, n - 1)
-    power = stats.nct.sf(critical, n - 1, noncentrality) + stats.nct.cdf(-critical, n - 1, noncentrality)
-    assert power == pytest.approx(0.8, abs=1e-5)
-    assert detectable_difference(deltas, 0.01) > detectable_difference(deltas, 0.05)
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-@given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_keeps_the_order_and_never_lowers(p_values: list[float]) -> None:
-    adjusted = holm(p_values)
-    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
-    order = np.argsort(p_values, kind="stable")
-    assert all(a <= b for a, b in zip(np.take(adjusted, order), np.take(adjusted, order)[1:], strict=False))
-
-
 @pytest.mark.parametrize(
-    ("deltas", "verdict"),
+    ("deltas", "word"),
     [
         ([-0.010, -0.011, -0.012], "better"),
         ([0.010, 0.011, 0.012], "worse"),
-        ([0.0001, -0.0001, 0.0], "equivalent"),
-        ([0.0008, 0.0009, 0.0010], "equivalent"),
+        ([0.0, 0.0, 0.0], "equivalent"),
+        ([0.0001, -0.0001, 0.0], "undecided"),
+        ([0.0008, 0.0009, 0.0010], "worse"),
         ([0.02, -0.03, 0.01], "undecided"),
         ([-0.010, -0.0101], "undecided"),
         ([-0.5], "undecided"),
     ],
 )
-def test_verdicts(tmp_path: Path, deltas: list[float], verdict: str) -> None:
+def test_verdicts(tmp_path: Path, deltas: list[float], word: str) -> None:
     theirs = [3.5, 3.6, 3.4][: len(deltas)]
     write_pairs(tmp_path, [b + d for b, d in zip(theirs, deltas, strict=True)], theirs)
-    assert compared(tmp_path)["ra-v5-eager"].verdict == verdict
-    assert compared(tmp_path, "val_bpb")["ra-v5-eager"].verdict == verdict
+    assert compared(tmp_path)["ra-v5-eager"].verdict == word
+    assert compared(tmp_path, "val_bpb")["ra-v5-eager"].verdict == word
 
 
 def test_higher_throughput_is_better(tmp_path: Path) -> None:
@@ -186,7 +114,7 @@ def test_only_seeds_finished_on_both_sides_are_paired(tmp_path: Path) -> None:
     write_run(tmp_path, "baseline", 4, val_loss=3.7)
     c = compared(tmp_path)["ra-v5-eager"]
     assert sorted(c.deltas) == [1, 3]
-    assert c.note == "without seed 2, 4: not finished on both sides"
+    assert c.note == "without seed 2: failed in ra-v5-eager; without seed 4: not finished on both sides"
 
 
 def test_a_metric_that_neither_side_knows_is_left_out(tmp_path: Path) -> None:
@@ -230,56 +158,6 @@ def test_swept_arms_meet_references_that_sweep_the_same_value(tmp_path: Path) ->
     }
 
 
-def test_a_clean_ablation_has_nothing_against_it(tmp_path: Path) -> None:
-    write_ablation(tmp_path)
-    assert contamination(load_experiment(tmp_path)) == []
-
-
-@pytest.mark.parametrize(
-    ("difference", "warning"),
-    [
-        (
-            {"data_hash": "e" * 64},
-            "data differs between runs: dddddddddddd (baseline/seed-1); eeeeeeeeeeee (ra-v5-eager",
-        ),
-        ({"device_name": "cpu"}, "device differs between runs: "),
-        ({"torch_version": "2.6.0"}, "torch version differs between runs: 2.13.0 (baseline/seed-1); 2.6.0 ("),
-        ({"commit": "b" * 40}, "code commit differs between runs: cccccccccccc"),
-        (
-            {"identity": {"LEARNING_RATE": 1e-3}},
-            "ra-v5-eager: LEARNING_RATE is 0.001, but 0.0006 in its reference baseline, and the step does not ask",
-        ),
-    ],
-)
-def test_contamination_is_named(tmp_path: Path, difference: dict[str, object], warning: str) -> None:
-    write_run(tmp_path, "baseline", 1)
-    write_run(tmp_path, "ra-v5-eager", 1, **difference)  # type: ignore[arg-type]
-    (found,) = contamination(load_experiment(tmp_path))
-    assert found.startswith(warning)
-
-
-def test_what_a_step_sets_or_sweeps_is_not_contamination(tmp_path: Path) -> None:
-    write_run(tmp_path, "baseline", 1, identity={"COMPILE": "none"})
-    write_run(tmp_path, "ra-v5-compiled@LEARNING_RATE=1e-3", 1, identity={"COMPILE": "model", "LEARNING_RATE": 1e-3})
-    assert contamination(load_experiment(tmp_path)) == []
-
-
-def test_seeds_of_an_arm_that_differ_in_a_setting_are_named(tmp_path: Path) -> None:
-    write_run(tmp_path, "baseline", 1)
-    write_run(tmp_path, "baseline", 2, identity={"LEARNING_RATE": 1e-3})
-    assert contamination(load_experiment(tmp_path)) == [
-        "baseline/seed-2: LEARNING_RATE is 0.001, unlike 0.0006 in baseline/seed-1"
-    ]
-
-
-def test_identity_differences_leave_out_seed_and_data(tmp_path: Path) -> None:
-    write_run(tmp_path, "baseline", 1)
-    write_run(tmp_path, "ra-v5-eager", 2, data_hash="e" * 64, identity={"ATTENTION": "ra_v5", "RA_V5_R": 4})
-    baseline, ra = load_experiment(tmp_path).arms
-    found = [(d.symbol, d.value, d.reference_value) for d in identity_differences(ra, baseline)]
-    assert found == [("ATTENTION", "ra_v5", "baseline"), ("RA_V5_R", 4, None)]
-
-
 def test_comparison_csv(tmp_path: Path) -> None:
     write_ablation(tmp_path)
     experiment = load_experiment(tmp_path)
@@ -289,8 +167,128 @@ def test_comparison_csv(tmp_path: Path) -> None:
     assert reader.fieldnames == [
         *("step", "reference", "metric", "n", "delta_mean", "ci_low", "ci_high", "p_value", "verdict"),
         *("p_holm", "detectable", "reference_mean", "note"),
+        *("compute", "compute_low", "compute_high", "time", "time_low", "time_high"),
+        *("p_pooled", "pooled_low", "pooled_high", "failed", "look", "registered"),
     ]
     assert [row["metric"] for row in rows[:6]] == [
         *("val_loss", "val_bpb", "ms_per_step", "tokens_per_s", "peak_mem_gib", "train_time_s"),
     ]
     assert [row["verdict"] for row in rows if row["metric"] == "val_loss"] == ["better", "undecided", "worse"]
+
+
+def write_study(path: Path, deltas: list[float], *, slope: float = 0.67, tilts: list[float] | None = None) -> None:
+    """An arm against a baseline that was trained at other lengths too."""
+    theirs = [3.5 + 0.01 * seed for seed in range(len(deltas))]
+    write_pairs(path, [b + d for b, d in zip(theirs, deltas, strict=True)], theirs)
+    write_lengths(path, theirs, slope=slope, tilts=tilts or [0.01, -0.01, 0.0, 0.02, -0.02][: len(deltas)])
+
+
+@pytest.mark.parametrize(
+    ("deltas", "word"),
+    [
+        ([0.0010, -0.0010, 0.0], "equivalent"),  # 0.0067 nats are 1 %
+        ([0.0030, 0.0031, 0.0032], "equivalent"),
+        ([0.0060, 0.0061, 0.0062], "equivalent"),
+        ([0.0070, 0.0071, 0.0072], "worse"),
+        ([-0.0070, -0.0071, -0.0072], "better"),
+        ([0.02, -0.02, 0.0], "undecided"),
+    ],
+)
+def test_verdicts_against_the_margin_in_compute(tmp_path: Path, deltas: list[float], word: str) -> None:
+    write_study(tmp_path, deltas)
+    for metric in ("val_loss", "val_bpb"):
+        c = compared(tmp_path, metric)["ra-v5-eager"]
+        assert c.verdict == word
+        assert c.compute is not None and c.compute_low is not None and c.compute_high is not None
+        assert c.compute_low <= c.compute <= c.compute_high
+        assert c.compute == pytest.approx(math.expm1(-float(np.mean(deltas)) / 0.67), rel=1e-2)
+    assert "baseline@MAX_ITERS=400" not in compared(tmp_path)
+
+
+def test_the_margin_is_what_was_set(tmp_path: Path) -> None:
+    write_study(tmp_path, [0.0060, 0.0061, 0.0062])
+    write_config(tmp_path, {"STUDY_MARGIN": "0.5"})
+    assert compared(tmp_path)["ra-v5-eager"].verdict == "worse"
+    write_config(tmp_path, {"STUDY_MARGIN": "half"})
+    with pytest.raises(UserError, match=r'config: STUDY_MARGIN="half": must be a number, in % of compute'):
+        compared(tmp_path)
+
+
+def test_a_reference_without_lengths_takes_those_of_its_own(tmp_path: Path) -> None:
+    write_study(tmp_path, [0.0, 0.001, -0.001])
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "gated-baseline", seed, val_loss=3.49 + 0.01 * seed)
+        write_run(tmp_path, "ra-v5-direct", seed, val_loss=3.48 + 0.0101 * seed, reference="gated-baseline")
+    c = compared(tmp_path)["ra-v5-direct"]
+    assert c.compute is not None and c.compute > 0
+    assert "compute by the lengths of baseline" in c.note
+
+
+def test_time_is_compute_by_the_ratio_of_times_where_these_are_comparable(tmp_path: Path) -> None:
+    write_study(tmp_path, [-0.0670, -0.0671, -0.0669])
+    for seed, loss in enumerate([3.5, 3.51, 3.52], start=1):
+        write_run(tmp_path, "ra-v5-eager", seed, val_loss=loss - 0.067, ms_per_step=125.0)
+    c = compared(tmp_path)["ra-v5-eager"]
+    assert c.compute is not None and c.time is not None and c.time_low is not None and c.time_high is not None
+    assert c.time == pytest.approx((1 + c.compute) / 1.25 - 1)
+    assert c.time_low < c.time < c.time_high < 0 < c.compute
+    write_run(tmp_path, "ra-v5-eager", 1, val_loss=3.433, ms_per_step=125.0, compiled="model")
+    c = compared(tmp_path)["ra-v5-eager"]
+    assert c.compute is not None and (c.time, c.time_low, c.time_high) == (None, None, None)
+
+
+def test_sizes_are_never_mixed(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        for step in ("baseline", "ra-v5-eager", "ra-v5-eager@STUDY_SIZE=45m", "ra-v5-direct@STUDY_SIZE=9m"):
+            write_run(tmp_path, step, seed)
+        write_run(tmp_path, "baseline@STUDY_SIZE=45m", seed, val_loss=3.1)
+    found = {c.step: c.reference for c in compared(tmp_path).values()}
+    assert found == {"ra-v5-eager": "baseline", "ra-v5-eager@STUDY_SIZE=45m": "baseline@STUDY_SIZE=45m"}
+
+
+def test_survivors_are_never_better(tmp_path: Path) -> None:
+    theirs = [3.5, 3.6, 3.4, 3.5, 3.55]
+    write_pairs(tmp_path, [b - 0.01 - 0.0001 * i for i, b in enumerate(theirs)], theirs)
+    assert compared(tmp_path)["ra-v5-eager"].verdict == "better"
+    for seed in (2, 4):
+        write_run(tmp_path, "ra-v5-eager", seed, status="failed", error="loss is not finite")
+    c = compared(tmp_path)["ra-v5-eager"]
+    assert (c.verdict, c.failed, c.n) == ("undecided", "2 of 5", 3)
+    assert c.note.startswith(
+        "better on the seeds it survived, failed on 2 of 5; without seed 2, 4: failed in ra-v5-eager"
+    )
+    assert "not finished" not in c.note
+    experiment = load_experiment(tmp_path)
+    sentence = verdict(experiment, [c for c in compare(experiment) if c.metric.name == "val_loss"])
+    assert sentence.startswith("Undecided: ra-v5-eager (better on the seeds it survived, failed on 2 of 5 seeds).")
+
+
+def test_survivors_that_are_worse_are(tmp_path: Path) -> None:
+    theirs = [3.5, 3.6, 3.4, 3.5]
+    write_pairs(tmp_path, [b + 0.01 + 0.0001 * i for i, b in enumerate(theirs)], theirs)
+    write_run(tmp_path, "ra-v5-eager", 2, status="failed")
+    c = compared(tmp_path)["ra-v5-eager"]
+    assert (c.verdict, c.failed) == ("worse", "1 of 4")
+
+
+def test_the_error_is_pooled_over_arms_of_the_same_reference(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, (4, 3))
+    for place, step in enumerate(("baseline", "ra-v5-eager", "ra-v5-direct", "gated-baseline")):
+        for seed in (1, 2, 3):
+            write_run(tmp_path, step, seed, val_loss=3.5 + 0.1 * seed + noise[place, seed - 1])
+    c = compared(tmp_path)["ra-v5-eager"]
+    losses = noise - noise.mean(0) - noise.mean(1)[:, None] + noise.mean()
+    error = math.sqrt(2 / 3 * (losses**2).sum() / 6)
+    assert c.delta_mean is not None and c.pooled_low is not None and c.pooled_high is not None
+    assert c.pooled_high - c.pooled_low == pytest.approx(2 * stats.t.isf(0.025, 6) * error)
+    assert c.p_pooled == pytest.approx(2 * stats.t.sf(abs(c.delta_mean) / error, 6))
+    (cost,) = [x for x in compare(load_experiment(tmp_path)) if (x.step, x.metric.name) == (c.step, "ms_per_step")]
+    assert cost.p_pooled is None
+
+
+def test_a_noisier_arm_is_said_to_spoil_the_pooled_error(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for step in ("baseline", "ra-v5-eager", "ra-v5-direct", "gated-baseline", "mla"):
+        for seed in range(1, 7):
+            write_run(tmp_path, step, seed, val_loss=3.5 + (0.1 if step == "mla" else 0.001) * rng.normal())
+    assert "the pooled error does not hold: arms are not equally noisy (p = 5e-05)" in compared(tmp_path)["mla"].note

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpt2.base.errors import UserError
 from harness.configure.plan import run_directory
 from harness.evidence.store import load_experiment, read_metrics, write_summary_csv
-from tests.harness.synthetic_runs import write_ablation, write_config, write_run
+from tests.harness.synthetic_runs import write_ablation, write_config, write_lengths, write_reruns, write_run
 
 
 def write_lines(path: Path, *lines: object) -> Path:
@@ -127,3 +127,30 @@ def test_summary_csv(tmp_path: Path) -> None:
 
 def test_run_directory() -> None:
     assert run_directory(Path("results"), "x", "baseline", 3) == Path("results/x/baseline/seed-3")
+
+
+def test_lengths_and_reruns_are_no_arms(tmp_path: Path) -> None:
+    losses = [3.5, 3.6]
+    for seed, loss in enumerate(losses, start=1):
+        for step in ("baseline", "baseline@STUDY_SIZE=45m", "ra-v5-eager", "ra-v5-eager@STUDY_SIZE=45m"):
+            write_run(tmp_path, step, seed, val_loss=loss)
+        for rate in ("400", "500"):  # a sweep: there is no such arm without it
+            write_run(tmp_path, f"mla@MAX_ITERS={rate}", seed, val_loss=loss)
+    write_lengths(tmp_path, losses)
+    write_lengths(tmp_path, losses, step="baseline@STUDY_SIZE=45m")
+    write_reruns(tmp_path, [losses, losses])
+    experiment = load_experiment(tmp_path)
+    arms = {arm.step: arm for arm in experiment.arms}
+    assert {arm.step for arm in experiment.compared} == {
+        *("baseline", "baseline@STUDY_SIZE=45m", "ra-v5-eager", "ra-v5-eager@STUDY_SIZE=45m"),
+        *("mla@MAX_ITERS=400", "mla@MAX_ITERS=500"),
+    }
+    lengths = {step: [arm.step for arm in experiment.lengths_of(of)] for step, of in arms.items()}
+    assert {step: found for step, found in lengths.items() if found} == {
+        "baseline": ["baseline@MAX_ITERS=400", "baseline@MAX_ITERS=625"],
+        "baseline@STUDY_SIZE=45m": ["baseline@STUDY_SIZE=45m@MAX_ITERS=400", "baseline@STUDY_SIZE=45m@MAX_ITERS=625"],
+    }
+    reruns = {step: [arm.step for arm in experiment.reruns_of(of)] for step, of in arms.items()}
+    assert {step: found for step, found in reruns.items() if found} == {
+        "baseline": ["baseline@RERUN=1", "baseline@RERUN=2"]
+    }

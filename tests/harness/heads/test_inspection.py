@@ -35,6 +35,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ra_v5-d_bias": {"ra_v5_d_bias": True, "ra_v5_gate_init": 0.3},
     "mla": {"mla_kv_latent_dim": 24},
     "ra_mla": {"mla_kv_latent_dim": 24, "ra_v5_gate_init": 0.3},
+    "rope": {"attention_options": {"base": 100}},
+    "value_residual": {"attention_options": {"mix": "0.5"}},
+    "gqa": {"attention_options": {"kv_heads": 1}},
 }
 TEXT = "To be, or not to be, that is the question."
 HOSTILE = "</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & 'quotes' \"too\"\t\x00"
@@ -392,3 +395,21 @@ def test_what_cannot_be_inspected_is_said_in_a_line(tmp_path: Path) -> None:
     text.write_text(TEXT)
     with pytest.raises(UserError, match="vocabulary of 300 tokens"):
         inspect_run(other, text)
+
+
+def test_an_arm_that_cannot_be_inspected_is_said_and_does_not_keep_the_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    window = {"attention": "sliding_window", "attention_options": {"size": 4}}
+    models = {"windowed": GPT(dataclasses.replace(small_config(), **window), seed=1), "plain": small_model()}
+    paths = [save_model(tmp_path / name, model) for name, model in models.items()]
+    (tmp_path / "text").write_text(TEXT)
+    monkeypatch.setattr(inspect_attention, "first_runs", lambda: paths)
+    monkeypatch.setattr("sys.argv", ["inspect_attention", "--text", str(tmp_path / "text")])
+    inspect_attention.main()
+    assert f"{paths[0]}: not inspected: ATTENTION_SLIDING_WINDOW: 0 causal calls" in capsys.readouterr().out
+    assert (tmp_path / "plain" / "inspection" / "heads.csv").is_file()
+    assert not (tmp_path / "windowed" / "inspection").exists()
+    monkeypatch.setattr("sys.argv", ["inspect_attention", str(paths[0]), "--text", str(tmp_path / "text")])
+    with pytest.raises(UserError, match="ATTENTION_SLIDING_WINDOW"):
+        inspect_attention.main()

@@ -243,6 +243,14 @@ def checkpoint(path: Path, config: GPTConfig, **change: object) -> str:
     return str(path)
 
 
+def test_a_kernel_of_attention_that_cannot_is_found(tmp_path: Path) -> None:
+    symbols = {"RA_MLA_ABLATION_STEPS": "1", "ABLATION_SEEDS": "1", "SDPA_KERNEL_FLASH": "y"}
+    assert not failures(planned(tmp_path, **symbols))
+    (reason,) = failures(planned(tmp_path, **symbols, DROPOUT="0.1"))
+    assert reason.startswith("SDPA_KERNEL_FLASH=y: it cannot compute this run's attention: ")
+    assert torch.backends.cuda.math_sdp_enabled()
+
+
 def test_weights_to_start_from_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ours = planned(tmp_path, ABLATION_SEEDS="1").runs[0].config.model

@@ -18,7 +18,7 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.dotconfig import Assignment
 from harness.configure.kconfig import DOTCONFIG
-from harness.configure.plan import Plan, make_plan
+from harness.configure.plan import Plan, make_plan, running_order
 from harness.launch.runner import run_plan
 from harness.launch.running import MetricsTail
 from tests.tiny import tiny
@@ -136,7 +136,8 @@ def test_stopped_in_the_middle_and_continued_to_the_same_losses(tmp_path: Path, 
     plan = planned(tmp_path, MODEL_NAME="parts", **settings)
     plan.base.write(DOTCONFIG)
     process = start()
-    wait_for_training(plan.runs[0].path / "metrics.jsonl")
+    first, second = running_order(plan.runs)
+    wait_for_training(first.path / "metrics.jsonl")
     process.send_signal(signal.SIGINT if stop == "Ctrl-C" else signal.SIGKILL)
     printed, _ = process.communicate(timeout=60)
     if stop == "Ctrl-C":
@@ -144,11 +145,11 @@ def test_stopped_in_the_middle_and_continued_to_the_same_losses(tmp_path: Path, 
         assert "`make continue` goes on" in printed
     # The trainer of a killed runner ends by itself, with a checkpoint.
     end = time.monotonic() + 60
-    while "baseline/seed-1" not in summaries(plan):
+    while first.name not in summaries(plan):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert summaries(plan)["baseline/seed-1"]["status"] == "interrupted"
-    assert "ra-v5-eager/seed-1" not in summaries(plan)
+    assert summaries(plan)[first.name]["status"] == "interrupted"
+    assert second.name not in summaries(plan)
 
     DOTCONFIG.unlink()
     continued = start("--continue")

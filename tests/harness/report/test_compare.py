@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from gpt2.base.errors import UserError
-from harness.evidence.stats import Comparison
+from harness.evidence.comparison import Comparison
 from harness.evidence.stats import compare as compare_arms
 from harness.evidence.store import Experiment, load_experiment
 from harness.evidence.unpaired import Estimate, mover

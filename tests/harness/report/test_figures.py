@@ -14,7 +14,9 @@ from PIL import Image
 
 from gpt2.config import GPTConfig
 from gpt2.model import GPT
-from harness.evidence.stats import Comparison, compare, paired_test
+from harness.evidence.comparison import Comparison
+from harness.evidence.paired import paired_test
+from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
 from harness.report.differences import effects_figure, mean_interval
 from harness.report.figures import Drawing, draw_figures

@@ -136,7 +136,7 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
             [0.010, 0.011, 0.012],
             "Higher validation loss: RA v5 (+0.0110 nats/token, +0.31 % against Baseline).",
         ),
-        ([0.0001, 0.0, -0.0001], "Equivalent in validation loss: RA v5."),
+        ([0.0, 0.0, 0.0], "Equivalent in validation loss: RA v5."),
         (
             [0.02, -0.02, 0.0],
             "Undecided: RA v5. Where undecided, these seeds would probably have shown a difference of 0.0653 nats",
@@ -179,11 +179,11 @@ def test_an_effect_in_compute_comes_first_and_the_loss_behind_it(
 
 def test_an_arm_that_failed_is_not_better_without_that(tmp_path: Path) -> None:
     write_pairs(tmp_path, [-0.010, -0.011, -0.012])
-    found = judged(tmp_path, failed="1 of 4", look="1 of 2", registered="no")
-    assert "against Baseline; failed on 1 of 4 seeds)." in found.verdict
+    assert "failed" not in report_of(tmp_path).comparison.columns
+    found = judged(tmp_path, failed_seeds=(4,))
+    assert "against Baseline; failed on 1 of 3 seeds)." in found.verdict
     cells = dict(zip(found.comparison.columns, found.comparison.rows[0], strict=True))
-    assert (cells["failed"], cells["look"], cells["registered"]) == ("1 of 4", "1 of 2", "no")
-    assert "failed" not in judged(tmp_path, failed="0 of 3").verdict
+    assert (cells["failed"], cells["registered"]) == ("1 of 3", "no")
 
 
 def test_what_became_of_the_controls_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""The arms of an experiment: what each lays over the configuration, and the name of its directory.
+
+An arm is a step, at a size, with swept values: `ra-v5-eager@STUDY_SIZE=small@RA_V5_R=8`. Beside those that are compared
+there are, of what they are compared with, other lengths (`baseline@MAX_ITERS=96`) and reruns (`baseline@RERUN=1`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2.base.errors import UserError
+from gpt2.config import DATA_PATHS, RunConfig, is_of_a_run
+from gpt2.dotconfig import Assignment, Resolved, file_of
+from harness.configure.kconfig import Size, Step, overlay
+from harness.configure.study import StudyConfig, Sweep
+
+PATHS = (*DATA_PATHS, "INIT_FROM")
+"""Settings whose values are paths, and what is found there other data or another start."""
+
+COMPILE = ("COMPILE_NONE", "COMPILE_ATTENTION", "COMPILE_MODEL")
+"""What is compiled: of a step's fragment, unless STUDY_COMPILE is on."""
+
+MAX_NAME_BYTES = 255
+"""Of a directory's name, on the file systems there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Runs that differ in nothing but their seed."""
+
+    name: str
+    """Of its directory."""
+
+    assignments: tuple[Assignment, ...]
+    """What it lays over the configuration, each symbol once."""
+
+    def with_settings(self, *assignments: Assignment, label: str = "") -> Arm:
+        """This arm with other settings over its own, and `label` behind its name."""
+        own = {a.symbol for a in assignments}
+        kept = [a for a in self.assignments if a.symbol not in own]
+        return Arm(name=self.name + label, assignments=(*kept, *assignments))
+
+
+def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], sweep: Sweep) -> list[Arm]:
+    """The arms that are compared with each other: every step at every size with every swept value that it depends on.
+
+    Raises UserError where two would be the same, or a swept value makes no difference to any.
+    """
+    arms: list[Arm] = []
+    for size in sizes or (None,):
+        for step in steps or (None,):
+            fragment = _over(size.assignments() if size else [], step.assignments() if step else [])
+            name = step.name if step else overlay(base, fragment).run_config().model.attention.replace("_", "-")
+            if base.symbols.get("STUDY_COMPILE"):
+                fragment = [a for a in fragment if a.symbol not in COMPILE]
+                fragment.append(Assignment("COMPILE_MODEL", "y", "STUDY_COMPILE"))
+            arm = Arm(name=name + (f"@STUDY_SIZE={size.name}" if size else ""), assignments=tuple(fragment))
+            arms += swept(base, arm, sweep, "ABLATION_SWEEP")
+    _refuse_the_same_twice(base, arms)
+    for symbol, values in sweep:
+        if len(values) > 1 and not any(f"@{symbol}=" in arm.name for arm in arms):
+            raise UserError(
+                f'ABLATION_SWEEP="{symbol}={",".join(values)}": {symbol} does nothing in any of the runs: '
+                f"{', '.join(arm.name for arm in arms)}"
+            )
+    return arms
+
+
+def swept(base: Resolved, arm: Arm, sweep: Sweep, setting: str) -> list[Arm]:
+    """An arm once for each combination of the swept values that it depends on. `setting`: what asks for them."""
+    runs: dict[tuple[str, ...], dict[str, Any]] = {}
+    made: dict[tuple[str, ...], Arm] = {}
+    for values in itertools.product(*(values for _, values in sweep)):
+        settings = [Assignment(symbol, value, setting) for (symbol, _), value in zip(sweep, values, strict=True)]
+        made[values] = arm.with_settings(*settings)  # a swept value wins over the fragment's own
+        runs[values] = _what_is_run(overlay(base, made[values].assignments).run_config())
+
+    def matters(i: int, values: tuple[str, ...]) -> bool:
+        """Whether another value of the i-th swept symbol would make another run of these."""
+        others = ((*values[:i], other, *values[i + 1 :]) for other in sweep[i][1])
+        return any(runs[other] != runs[values] for other in others)
+
+    arms: dict[str, tuple[str, ...]] = {}
+    for values in made:
+        name = arm.name + "".join(
+            f"@{symbol}={_label(symbol, value)}"
+            for i, ((symbol, _), value) in enumerate(zip(sweep, values, strict=True))
+            if matters(i, values)
+        )
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise UserError(f"{setting}: {name[:60]}...: too long to name a directory: sweep less at a time")
+        for known, of_known in arms.items():
+            if known != name and runs[of_known] == runs[values]:
+                raise UserError(f"{setting}: {known} and {name} would be the same run: name each value once")
+        arms.setdefault(name, values)
+    return [Arm(name=name, assignments=made[values].assignments) for name, values in arms.items()]
+
+
+def beside(base: Resolved, arms: Sequence[Arm], study: StudyConfig) -> list[Arm]:
+    """The other lengths, and the reruns, of the arms that others are compared with and that have no reference."""
+    steps = {arm.name.partition("@")[0] for arm in arms}
+    found = []
+    for arm in arms:
+        resolved = overlay(base, arm.assignments)
+        own = arm.name.partition("@")[0]
+        if any(name in steps and name != own for name in references(resolved)):
+            continue
+        iters = int(resolved.symbols["MAX_ITERS"])
+        lengths = {share: max(1, round(share * iters)) for share in study.lengths}
+        if len({iters, *lengths.values()}) <= len(lengths):
+            asked = ", ".join(f"{share:g} is {n}" for share, n in lengths.items())
+            raise UserError(f"STUDY_LENGTHS: of MAX_ITERS={iters} {asked}: too few steps to tell them apart")
+        for n in lengths.values():
+            length = Assignment("MAX_ITERS", str(n), "STUDY_LENGTHS")
+            found.append(arm.with_settings(length, label=f"@MAX_ITERS={n}"))
+        for i in range(1, study.reruns + 1):
+            found.append(arm.with_settings(Assignment("RERUN", str(i), "STUDY_RERUNS"), label=f"@RERUN={i}"))
+    return found
+
+
+def references(resolved: Resolved) -> tuple[str, ...]:
+    """The steps that a configuration's runs may be compared with, best first."""
+    names = str(resolved.symbols["STEP_REFERENCE"]).split(",")
+    return tuple(name for name in map(str.strip, names) if name)
+
+
+def refuse_sweep(setting: str, symbol: str, values: Sequence[str]) -> None:
+    """Raise UserError for a symbol that does not make runs different, or a value that cannot name a directory."""
+    where = f'{setting}="{symbol}={",".join(values)}"'
+    for value in values:
+        if symbol not in PATHS and any(c in "/\\@" or not c.isprintable() for c in value):
+            raise UserError(f"{where}: {value!r} cannot be part of a directory's name")
+    if symbol == "SEED":
+        raise UserError(f"{where}: SEED cannot be swept: ABLATION_SEEDS={','.join(values)} says the seeds")
+    if file_of(symbol) in ("Kconfig", "harness/Kconfig"):
+        raise UserError(f"{where}: {symbol} cannot be swept: it names or plans the experiment, and is of no single run")
+    if symbol not in PATHS and not is_of_a_run(symbol):
+        raise UserError(
+            f"{where}: {symbol} cannot be swept: a name, a place or a pace of logging, it changes no number of a run"
+        )
+
+
+def _refuse_the_same_twice(base: Resolved, arms: Sequence[Arm]) -> None:
+    runs: dict[str, str] = {}
+    for arm in arms:
+        run = repr(sorted(_what_is_run(overlay(base, arm.assignments).run_config()).items()))
+        if run in runs:
+            raise UserError(f"{runs[run]} and {arm.name} would be the same run: leave one of them out")
+        runs[run] = arm.name
+
+
+def _over(below: Sequence[Assignment], above: Sequence[Assignment]) -> list[Assignment]:
+    """Two fragments as one: what the upper one says of a symbol counts."""
+    own = {a.symbol for a in above}
+    return [*(a for a in below if a.symbol not in own), *above]
+
+
+def _what_is_run(config: RunConfig) -> dict[str, Any]:
+    """What makes a run another one, as far as can be told without opening its data."""
+    return config.identity() | {"DATASET_TEXT_PATHS": config.data.text_paths, "DATASET_BIN_DIR": config.data.bin_dir}
+
+
+def _label(symbol: str, value: str) -> str:
+    """A swept value as part of a directory's name. Of a path the last component, and a hash of the whole."""
+    if symbol not in PATHS:
+        return value
+    last = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(value).name).strip("-.")[:40]
+    return f"{last or 'path'}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"

@@ -1,0 +1,68 @@
+"""What an arm's trials show to be best: the lowest mean loss over the seeds of the trials. A tie goes to the first."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gpt2.base.errors import UserError
+from gpt2.run.records import is_finite, read_metrics, read_summary
+from harness.configure.plan import PlannedRun, Trials
+from harness.configure.tuning import Choice, Trial
+
+
+def choose(trials: Trials) -> dict[str, Choice]:
+    """The choice for each arm of these trials.
+
+    One that diverged on a seed is not chosen. Raises UserError where another has not ended with a loss, or none of an
+    arm's has.
+    """
+    runs: dict[str, list[PlannedRun]] = {}
+    for run in trials.plan.runs:
+        runs.setdefault(run.step, []).append(run)
+    choices = {}
+    for arm, settings in trials.arms.items():
+        tried = [
+            Trial(arm=name, settings=of, val_loss=_loss_over_seeds([run.path for run in runs[name]]))
+            for name, of in settings.items()
+        ]
+        losses = {trial.arm: trial.val_loss for trial in tried if trial.val_loss is not None}
+        if not losses:
+            raise UserError(f"{trials.plan.directory}: every trial of {arm} diverged: give STUDY_TUNE other values")
+        best = settings[min(losses, key=lambda name: losses[name])]
+        choices[arm] = Choice(
+            settings=best, trials=tuple(tried), at_edge=tuple(at_edges(best, list(settings.values())))
+        )
+    return choices
+
+
+def at_edges(best: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> list[str]:
+    """Symbols of which the best value is the least or the greatest of several numbers that were tried."""
+    found = []
+    for symbol, value in best.items():
+        try:
+            values = {float(of[symbol]) for of in tried if symbol in of}
+        except ValueError:  # no numbers have no edge
+            continue
+        if len(values) > 1 and float(value) in (min(values), max(values)):
+            found.append(symbol)
+    return found
+
+
+def _loss_over_seeds(paths: Sequence[Path]) -> float | None:
+    losses = [_loss(path) for path in paths]
+    return None if None in losses else statistics.fmean(filter(None, losses))
+
+
+def _loss(path: Path) -> float | None:
+    """The loss of a trial; None where it diverged."""
+    summary = read_summary(path / "summary.json") if (path / "summary.json").exists() else {"status": "not finished"}
+    if summary["status"] == "done" and is_finite(summary["val_loss"]):
+        return float(summary["val_loss"])
+    events = (line for line in read_metrics(path / "metrics.jsonl") if line["kind"] == "event")
+    if summary["status"] == "failed" and any(line["event"] == "nonfinite" for line in events):
+        return None
+    raise UserError(
+        f"{path}: the trial is {summary['status']}, and did not diverge: tuning waits for it; run make again"
+    )
