@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gpt2.base.numbers import decimal
 from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import identity_differences
+from harness.evidence.noise import EFFECTS, Noise, measure_noise
 from harness.evidence.paired import ALPHA, MIN_SEEDS
 from harness.evidence.stats import reference_of, study_margin
 from harness.evidence.store import Experiment, RunRecord, compile_ran, lines_beside_others
@@ -80,6 +81,47 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
         "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval of the effect "
         f"lies within {100 * study_margin(experiment):.3g} % of compute.{in_compute}",
+    )
+
+
+def noise_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Table | None:
+    """How noisy the losses are, and what small effects would take; None below two pairs."""
+    found = measure_noise(experiment, comparisons)
+    if not found:
+        return None
+    titles = {arm.step: arm.title for arm in experiment.arms}
+
+    def needed(noise: Noise, effect: float) -> str:
+        of = next((needed for needed in noise.needed if needed.effect == effect), None)
+        if of is None:
+            return DASH
+        return str(of.seeds) + ("" if of.device_hours is None else f" ({decimal(of.device_hours, 1)} h)")
+
+    rows = [
+        [
+            titles[noise.step],
+            titles[noise.reference],
+            str(noise.n),
+            *(decimal(sd, 4) for sd in (noise.sd_step, noise.sd_reference, noise.sd_difference)),
+            DASH if noise.correlation is None else signed(noise.correlation, 2),
+            DASH if noise.pairing is None else f"{noise.pairing:.1f}",
+            DASH if noise.sd_rerun is None else f"{decimal(noise.sd_rerun, 4)} ({noise.reruns})",
+            *(needed(noise, effect) for effect in EFFECTS),
+        ]
+        for noise in found
+    ]
+    return Table(
+        title="Noise of the losses",
+        columns=[
+            *("step", "reference", "n", "sd of step", "of reference", "of difference", "correlation", "pairing gains"),
+            *("of a rerun", *(f"seeds for {100 * effect:g} %" for effect in EFFECTS)),
+        ],
+        rows=rows,
+        text_columns=2,
+        note="Standard deviations over seeds, in nats/token; their correlation between step and reference. Pairing "
+        "gains: how many times as many seeds an unpaired comparison of this power takes. Of a rerun: of the difference "
+        "between two runs of one seed of the reference, by so many repetitions. Seeds for: what it takes to show "
+        "so much compute with probability 0.8, as one of so many comparisons, and the device hours of both arms.",
     )
 
 

@@ -186,17 +186,34 @@ def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
         write_run(tmp_path, step, 1, title=step)
         for rate, loss in zip(("3e-4", "1e-3", "3e-3"), losses, strict=True):
             write_run(tmp_path / "tuning", f"{step}@LEARNING_RATE={rate}", 101, val_loss=loss)
-    trials = tuning_trials(load_experiment(tmp_path))
+    experiment = load_experiment(tmp_path)
+    trials = tuning_trials(experiment)
     assert trials is not None
-    assert {(t.base, t.best, t.at_edge) for t in tuned(trials)} == {
+    assert {(t.step, t.best, t.at_edge) for t in tuned(trials, experiment)} == {
         ("baseline", "1e-3", False),
         ("ra-v5-eager", "3e-3", True),
     }
-    assert edges(trials) == [
+    assert edges(trials, experiment) == [
         "ra-v5-eager: the best LEARNING_RATE that was tried, 3e-3, is at the edge of what was: 3e-4, 1e-3, 3e-3"
     ]
     drawing = draw(tmp_path)["tuning"]
     assert "best at the edge" in text_in(drawing.svg) and "at an edge: ra-v5-eager" in drawing.caption
+
+
+def test_sweeps_and_sizes_of_an_experiment_are_not_what_was_tuned(tmp_path: Path) -> None:
+    for size in ("small", "large"):
+        write_run(tmp_path, f"baseline@STUDY_SIZE={size}", 1)
+        for rate, gates in (("1e-3", 1), ("1e-3", 10), ("3e-3", 1)):
+            name = f"baseline@STUDY_SIZE={size}@LEARNING_RATE={rate}@RA_V5_GATE_LR_MULT={gates}"
+            write_run(tmp_path / "tuning", name, 101, val_loss=3.5 + (rate == "3e-3") + gates / 100)
+    experiment = load_experiment(tmp_path)
+    trials = tuning_trials(experiment)
+    assert trials is not None
+    assert {(t.step, t.symbol, t.best) for t in tuned(trials, experiment)} == {
+        (f"baseline@STUDY_SIZE={size}", symbol, best)
+        for size in ("small", "large")
+        for symbol, best in (("LEARNING_RATE", "1e-3"), ("RA_V5_GATE_LR_MULT", "1"))
+    }
 
 
 def test_trials_lengths_and_reruns_are_no_arms_of_a_figure(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_rows_of_markdown_tables_have_as_many_cells_as_their_heads(ablation: Pat
             tables[-1].append(line)
         elif tables[-1]:
             tables.append([])
-    assert len(tables) - 1 == 5
+    assert len(tables) - 1 == 6
     assert all(len({row.count("|") for row in table}) == 1 and len(table) > 2 for table in tables[:-1])
 
 
