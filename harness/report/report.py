@@ -214,7 +214,7 @@ def _warnings(experiment: Experiment) -> list[str]:
 def _facts(experiment: Experiment) -> list[tuple[str, str]]:
     started = [run for run in experiment.runs if run.provenance is not None]
     facts = [
-        ("Arms", "; ".join(arm.title for arm in experiment.arms)),
+        ("Arms", "; ".join(arm.title for arm in experiment.compared)),
         ("Seeds", ", ".join(map(str, sorted({run.seed for run in experiment.runs})))),
     ]
     dates = [f"{request.when:%Y-%m-%d %H:%M} UTC" for request in _requests(experiment) if request.when]

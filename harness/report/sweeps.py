@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from harness.evidence.comparison import Comparison
 from harness.evidence.stats import study_margin
 from harness.evidence.store import Arm, Experiment, load_experiment, run_directories
-from harness.report.numbers import percent
+from harness.report.numbers import effect_bounds, percent
 from harness.report.style import WIDTH, Sketch, draw_interval, legend_below, look_of, robust_limits, short
 
 SIZE = "STUDY_SIZE"
@@ -77,10 +77,15 @@ def _sweep_figure(experiment: Experiment, losses: Sequence[Comparison], symbol: 
 
 
 def _bounds(c: Comparison, *, in_compute: bool) -> tuple[float, float, float]:
-    """Low, mean and high of an effect; of one pair it is three times the mean."""
-    low, mean, high = (c.compute_low, c.compute, c.compute_high) if in_compute else (c.ci_low, c.delta_mean, c.ci_high)
-    assert mean is not None
-    return mean if low is None else low, mean, mean if high is None else high
+    """Low, mean and high of an effect; of a single pair's loss three times its difference."""
+    if in_compute:
+        assert c.compute is not None
+        low, high = effect_bounds(c)
+        return low, c.compute, high
+    assert c.delta_mean is not None
+    if c.ci_low is None or c.ci_high is None:
+        return c.delta_mean, c.delta_mean, c.delta_mean
+    return c.ci_low, c.delta_mean, c.ci_high
 
 
 def _by_rest(of: Sequence[tuple[Arm, Comparison]], symbol: str) -> dict[str, dict[float, Comparison]]:

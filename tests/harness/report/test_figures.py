@@ -156,6 +156,10 @@ def test_the_first_figure_is_what_arms_are_worth_in_compute(tmp_path: Path) -> N
     assert {0.0, 0.01, -0.01, 0.1}.issubset(set(axes.get_xticks().tolist()))
     ends = {line.get_color(): line for line in axes.lines if line.get_marker() == ">"}
     assert len(ends) == 1 and next(iter(ends.values())).get_xdata()[0] == high  # type: ignore[index]
+    endless = [replace(c, compute_low=None, compute_high=None) for c in with_effects(tmp_path, effects)]
+    sketch = effects_figure(experiment, endless)
+    assert sketch is not None
+    assert [line.get_marker() for line in sketch.figure.axes[0].lines if line.get_marker() in "<>"] == ["<", ">"] * 2
     words = [text.get_text() for text in axes.texts]
     assert len(words) == 3 and any("+69 %, n = 3" in text for text in words) and any("no slope" in w for w in words)
     drawn = draw_figures(experiment, with_effects(tmp_path, effects))
@@ -179,6 +183,20 @@ def test_a_sweep_has_its_symbol_on_the_axis(tmp_path: Path) -> None:
     curves = [line for line in axes.lines if not line.get_label().startswith("_")]  # type: ignore[union-attr]
     assert [line.get_label() for line in curves] == ["ra-v5-eager", "ra-mla"]
     assert curves[0].get_ydata() == pytest.approx([0.021, 0.041, 0.161], abs=0.001 + 1e-9)
+
+
+def test_a_ladder_has_parameters_on_the_axis(tmp_path: Path) -> None:
+    for size, params in {"small": 1_000_000, "large": 16_000_000}.items():
+        for step in ("baseline", "ra-v5-eager"):
+            for seed in (1, 2):
+                run = write_run(tmp_path, f"{step}@STUDY_SIZE={size}", seed, val_loss=3.5 + 0.001 * seed)
+                summary = json.loads((run / "summary.json").read_text())
+                (run / "summary.json").write_text(json.dumps(summary | {"params": params}))
+    experiment = load_experiment(tmp_path)
+    (sketch,) = [s for draw in sweep_figures(experiment, compare(experiment)) if (s := draw())]
+    (axes,) = sketch.figure.axes
+    assert (sketch.name, axes.get_xscale(), axes.get_xlabel()) == ("sweep-study_size", "log", "parameters")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1 M", "16 M"]
 
 
 def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
