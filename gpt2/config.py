@@ -12,11 +12,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt2.base.settings import check, check_path, setting
+from gpt2.base.settings import check, check_path, named_paths, setting
 from gpt2.idle import Identity, all_warm_up, autocasts, gates_held, never_decays, plain_low_slot
 
 BUILT_IN = ("baseline", "ra_v5", "mla", "ra_mla")
@@ -148,13 +148,13 @@ class GPTConfig:
         return self.n_embd // self.n_head
 
 
-def flops_per_token(params: int, *, n_embd: int, block_size: int, windows: Sequence[int]) -> int:
+def flops_per_token(params: int, *, n_embd: int, block_size: int, positions: int) -> int:
     """Floating-point operations of a forward and backward pass of a GPT-2 of so many parameters, per token.
 
-    6 N for the parameters that are multiplied with (positions are only added) and 12 n_layer C T for the attention
-    scores: PaLM, arXiv:2204.02311, appendix B, as in nanoGPT. `windows`: the positions that each layer looks at.
+    6 N for the parameters that are multiplied with (positions are only added) and 12 C for each of the `positions` that
+    a query looks at, over all layers: with n_layer T of them PaLM's count, arXiv:2204.02311, appendix B, as in nanoGPT.
     """
-    return 6 * (params - block_size * n_embd) + 12 * n_embd * sum(min(window, block_size) for window in windows)
+    return 6 * (params - block_size * n_embd) + 12 * n_embd * positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +172,9 @@ class DataConfig:
 
     bin_dir: str = setting("", "DATASET_BIN_DIR", identity=False)
     """For "bin": the directory of the token files."""
+
+    eval_datasets: str = setting("", "EVAL_DATASETS", optional=True)
+    """More sets to evaluate on, NAME=DIRECTORY;NAME=DIRECTORY (gpt2/data/evaluation.py)."""
 
     max_tokens: int = setting(0, "DATASET_MAX_TOKENS")
     """Stop preparing a downloaded data set after so many training tokens; 0 takes all."""
@@ -193,6 +196,12 @@ class DataConfig:
             check(bool(self.bin_dir), "DATASET_BIN_DIR", '""', "name the directory that holds the token files")
             check_path("DATASET_BIN_DIR", self.bin_dir)
         check_path("DATA_DIR", self.data_dir)
+        named_paths("EVAL_DATASETS", self.eval_datasets)
+
+    @property
+    def eval_paths(self) -> dict[str, str]:
+        """The directories of `eval_datasets` by the names of the sets."""
+        return named_paths("EVAL_DATASETS", self.eval_datasets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,7 +462,7 @@ _FIELDS = [
     for f in dataclasses.fields(part)
     if "symbol" in f.metadata
 ]
-DATA_PATHS = ("DATASET_TEXT_PATHS", "DATASET_BIN_DIR")
+DATA_PATHS = ("DATASET_TEXT_PATHS", "DATASET_BIN_DIR", "EVAL_DATASETS")
 """Where data lies: of what lies there, identities have the hash."""
 _IDLE = {_key(f): f for f in _FIELDS if f.metadata["idle_if"]}
 _CONDITIONAL = {"COMPILE_MODE", *(_key(f) for f in _FIELDS if f.metadata["only_if"])}

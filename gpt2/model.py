@@ -182,11 +182,11 @@ class GPT(nn.Module):
     def flops_per_token(self) -> int:
         """Floating-point operations of a forward and backward pass, per token (`gpt2.config.flops_per_token`).
 
-        A variant that looks at fewer positions than the context says so (`window`).
+        A variant that looks at fewer positions than there are says so (`window`).
         """
-        c = self.config
-        windows = [getattr(attn, "window", c.block_size) for attn in self.attention]
-        return flops_per_token(self.num_params(), n_embd=c.n_embd, block_size=c.block_size, windows=windows)
+        T = self.config.block_size
+        positions = sum(min(getattr(attn, "window", T), T) for attn in self.attention)
+        return flops_per_token(self.num_params(), n_embd=self.config.n_embd, block_size=T, positions=positions)
 
     def gates(self) -> dict[str, Tensor]:
         """Per-head gates by name, stacked over layers, [n_layer, n_head]; empty where the variant has none.

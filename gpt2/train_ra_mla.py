@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import NoReturn
@@ -28,7 +28,7 @@ from gpt2 import dotconfig
 from gpt2.base.errors import UserError, one_line, run_command
 from gpt2.checks.dry_run import dry_run
 from gpt2.config import RunConfig
-from gpt2.data.batches import Batch
+from gpt2.data.batches import Batch, EvalSet
 from gpt2.data.dataset import open_dataset
 from gpt2.machine import sdpa
 from gpt2.machine.device import autocast, device_name, select_device, slow_precision
@@ -277,20 +277,23 @@ def train_step(parts: Parts, micro_batches: list[Batch], *, step: int) -> Tensor
 
 def evaluate(parts: Parts, stop: Stop) -> Losses | None:
     """The losses of an evaluation; None where it was asked to stop."""
-    val_loss, ema_val_loss = mean_loss(parts, parts.eval_batches, stop), None
+    val_loss = mean_loss(parts, parts.eval_set, stop)
+    val_losses = {name: mean_loss(parts, of, stop) for name, of in parts.eval_sets.items()}
+    ema_val_loss = None
     if parts.average is not None:
         with parts.average.in_place():
-            ema_val_loss = mean_loss(parts, parts.eval_batches, stop)
-    if val_loss is None or (parts.average is not None and ema_val_loss is None):
+            ema_val_loss = mean_loss(parts, parts.eval_set, stop)
+    made = {name: loss for name, loss in val_losses.items() if loss is not None}
+    if val_loss is None or len(made) < len(val_losses) or (parts.average is not None and ema_val_loss is None):
         return None
-    return Losses(val_loss=val_loss, ema_val_loss=ema_val_loss)
+    return Losses(val_loss=val_loss, ema_val_loss=ema_val_loss, val_losses=made)
 
 
 @torch.no_grad()
-def mean_loss(parts: Parts, batches: Sequence[Batch], stop: Stop) -> float | None:
-    """Mean loss per target of this rank's batches of an evaluation; None where it was asked to stop."""
+def mean_loss(parts: Parts, of: EvalSet, stop: Stop) -> float | None:
+    """Mean loss per target of an evaluation, of all ranks' batches; None where it was asked to stop."""
     parts.model.eval()
-    losses = []
+    batches, losses = of.dealt(parts.ranks.rank, parts.ranks.world_size), []
     for x, y in batches:
         if stop.requested:
             break
@@ -302,7 +305,7 @@ def mean_loss(parts: Parts, batches: Sequence[Batch], stop: Stop) -> float | Non
     if len(losses) < len(batches):
         return None
     of_ranks = parts.ranks.gather(torch.stack(losses).tolist())
-    return parts.eval_set.mean(parts.eval_set.put_together(of_ranks))
+    return of.mean(of.put_together(of_ranks))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,19 @@ def number(symbol: str, text: object) -> float:
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
+def named_paths(symbol: str, text: str) -> dict[str, str]:
+    """Name -> path of a setting that is such as "books=data/books;code=data/code". SettingError where it is not."""
+    found: dict[str, str] = {}
+    for part in filter(str.strip, text.split(";")):
+        name, _, path = (word.strip() for word in part.partition("="))
+        expected = 'is NAME=PATH;NAME=PATH, with names of letters, digits, ".", "_" and "-"'
+        check(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}", name) is not None, symbol, f'"{text}"', expected)
+        check(name not in found, symbol, f'"{text}"', f"names {name} twice")
+        check_path(symbol, path)
+        found[name] = path
+    return found
+
+
 def check_path(symbol: str, path: str) -> None:
     """Refuse what no command that is given the path would take for one."""
     check(bool(path.strip()), symbol, f'"{path}"', "name a path")

@@ -13,15 +13,17 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from gpt2.base.errors import UserError
 from gpt2.data.dataset import Dataset
+from gpt2.data.evaluation import EvalDataset
 from gpt2.data.token_files import Tokens
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -50,7 +52,7 @@ def train_batch(
 
     Raises UserError if the training tokens do not fill one window.
     """
-    n_windows = _windows(dataset, "training", block_size)
+    n_windows = _windows(dataset.path, dataset.train, "training", block_size)
     # The last window of an epoch is given up for a random offset, so that windows are cut elsewhere each time.
     n_windows = max(1, n_windows - 1)
     first = (step * accumulation + micro_step) * world_size + rank
@@ -108,7 +110,7 @@ class EvalSet:
         return loss * self.n_targets / (math.log(2) * self.n_bytes) if self.n_bytes else None
 
 
-def eval_set(dataset: Dataset, *, batch_size: int, block_size: int, eval_tokens: int) -> EvalSet:
+def eval_set(dataset: Dataset | EvalDataset, *, batch_size: int, block_size: int, eval_tokens: int) -> EvalSet:
     """The same windows every time, spread evenly over the validation tokens, until they have `eval_tokens` targets.
 
     Which they are depends on neither `batch_size` nor a random number. With `eval_tokens` 0, or more than there are,
@@ -129,9 +131,9 @@ def eval_set(dataset: Dataset, *, batch_size: int, block_size: int, eval_tokens:
     )
 
 
-def eval_starts(dataset: Dataset, *, block_size: int, eval_tokens: int) -> np.ndarray:
+def eval_starts(dataset: Dataset | EvalDataset, *, block_size: int, eval_tokens: int) -> np.ndarray:
     """Where the windows of `eval_set` begin, int64 [n]. Raises UserError if the validation tokens do not fill one."""
-    _windows(dataset, "validation", block_size)
+    _windows(dataset.path, dataset.val, "validation", block_size)
     there = -(-(len(dataset.val) - 1) // block_size)
     n = min(-(-eval_tokens // block_size) or there, there)
     return np.arange(n) * there // n * block_size
@@ -188,17 +190,23 @@ def batches(
 
 def check_windows(dataset: Dataset, *, block_size: int) -> None:
     """Raise UserError if training or validation tokens do not fill one window of `block_size` targets."""
-    for split in ("training", "validation"):
-        _windows(dataset, split, block_size)
+    for split, tokens in {"training": dataset.train, "validation": dataset.val}.items():
+        _windows(dataset.path, tokens, split, block_size)
 
 
-def _windows(dataset: Dataset, split: str, block_size: int) -> int:
+def check_eval_windows(datasets: Mapping[str, EvalDataset], *, block_size: int) -> None:
+    """Raise UserError if the tokens of one of EVAL_DATASETS do not fill one window of `block_size` targets."""
+    for name, dataset in datasets.items():
+        _windows(Path(f"EVAL_DATASETS: {name}={dataset.path}"), dataset.val, "validation", block_size)
+
+
+def _windows(path: Path, tokens: Tokens, split: str, block_size: int) -> int:
     """How many windows of `block_size` targets fit: neighbours share one token, the last target of one being the
     first input of the next. Raises UserError if none does."""
-    n_tokens = len(dataset.train if split == "training" else dataset.val)
+    n_tokens = len(tokens)
     if n_tokens <= block_size:
         raise UserError(
-            f"{dataset.path}: {n_tokens:,} {split} tokens do not fill one sequence of BLOCK_SIZE={block_size} and its "
+            f"{path}: {n_tokens:,} {split} tokens do not fill one sequence of BLOCK_SIZE={block_size} and its "
             f"last target: take a BLOCK_SIZE below {max(n_tokens, 2):,}, or more text"
         )
     return (n_tokens - 1) // block_size

@@ -128,7 +128,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     """
     if config.dataset == "bin":
         path = Path(config.bin_dir)
-        _check_meta(path, config)
+        check_meta(path, config)
         return dataset_from_files(config, path, **bin_files(path))
     path = prepared_path(config)
     if not (path / "meta.json").exists():
@@ -139,7 +139,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     return dataset
 
 
-def _check_meta(folder: Path, config: DataConfig) -> None:
+def check_meta(folder: Path, config: DataConfig) -> None:
     """Raise UserError if nanoGPT's meta.pkl beside ready token files says that they have another vocabulary."""
     meta = read_meta(folder)
     if meta is not None and meta.vocab_size not in (None, config.vocab_size):
@@ -197,13 +197,29 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 def bin_files(folder: Path) -> dict[str, list[Path]]:
     """The token files in `folder` by split, "train" and "val", each in the order of their names.
 
-    A split is named by a word of its own: `medieval_train.bin` is training. Raises UserError where a file names both,
-    or neither clearly, and where a split has none.
+    Raises UserError as `files_by_split` does, and where a split has none.
     """
     try:
-        names = sorted(path.name for path in folder.iterdir())
+        files = files_by_split(folder)
     except OSError as error:
         raise UserError(f"DATASET_BIN_DIR={folder}: holds no train.bin and no val.bin: {error.strerror}") from None
+    names = sorted(path.name for path in folder.iterdir())
+    for split, found in files.items():
+        if not found:
+            part = next((f"; in {name} {split} is no word" for name in names if split in name and ".bin" in name), "")
+            raise UserError(
+                f"DATASET_BIN_DIR={folder}: holds no {split}.bin, and no shards such as x_{split}_000001.bin{part}"
+            )
+    return files
+
+
+def files_by_split(folder: Path) -> dict[str, list[Path]]:
+    """The token files in `folder` by split, "train" and "val", in the order of their names; a split may have none.
+
+    A split is named by a word of its own: `medieval_train.bin` is training. Raises UserError where a file names both,
+    or neither clearly, and OSError where there is no such directory.
+    """
+    names = sorted(path.name for path in folder.iterdir())
     files: dict[str, list[Path]] = {"train": [], "val": []}
     for name in names:
         if name.startswith(".") or not name.endswith(".bin"):
@@ -216,10 +232,4 @@ def bin_files(folder: Path) -> dict[str, list[Path]]:
             )
         for split in named:
             files[split].append(folder / name)
-    for split, found in files.items():
-        if not found:
-            part = next((f"; in {name} {split} is no word" for name in names if split in name and ".bin" in name), "")
-            raise UserError(
-                f"DATASET_BIN_DIR={folder}: holds no {split}.bin, and no shards such as x_{split}_000001.bin{part}"
-            )
     return files

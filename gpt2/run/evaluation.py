@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gpt2.config import TrainConfig
 
@@ -22,11 +22,15 @@ class Losses:
     ema_val_loss: float | None = None
     """Of the average of weights, on the same; None where there is none."""
 
+    val_losses: Mapping[str, float] = field(default_factory=dict)
+    """Of the weights, on each of EVAL_DATASETS by its name."""
+
     def named(self) -> Iterator[tuple[str, float]]:
         """Each, with what it is called."""
         yield "loss", self.val_loss
         if self.ema_val_loss is not None:
             yield "loss of the averaged weights", self.ema_val_loss
+        yield from ((f"loss on {name}", loss) for name, loss in self.val_losses.items())
 
 
 def is_due(step: int, train: TrainConfig) -> bool:

@@ -42,7 +42,8 @@ class Journal:
         """An evaluation; `values` are those of docs/results.md."""
         self.write("eval", step, **values)
         bpb = "" if values["val_bpb"] is None else f" | {values['val_bpb']:.4f} bits/byte"
-        print(f"step {step:>6} | val_loss {values['val_loss']:.4f}{bpb}", flush=True)
+        others = "".join(f" | {name} {loss:.4f}" for name, loss in values.get("val_losses", {}).items())
+        print(f"step {step:>6} | val_loss {values['val_loss']:.4f}{bpb}{others}", flush=True)
 
     def close(self) -> None:
         """No line comes after this."""

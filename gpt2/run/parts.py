@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from gpt2.config import RunConfig
-from gpt2.data.batches import Batch, batches, eval_set
+from gpt2.data.batches import Batch, EvalSet, batches, check_eval_windows, eval_set
 from gpt2.data.dataset import Dataset, open_dataset
+from gpt2.data.evaluation import EvalDataset, open_eval_datasets
 from gpt2.machine import sdpa
 from gpt2.machine.compilation import uncompile
 from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
@@ -53,17 +54,35 @@ class Parts:
         self.parameters = list(self.model.parameters())
         self.average = WeightAverage(self.model, t.ema_decay) if t.ema_decay else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=t.dtype == "float16")
-        self.eval_set = eval_set(
-            self.dataset, batch_size=t.batch_size, block_size=config.model.block_size, eval_tokens=t.eval_tokens
-        ).to(self.device)
+        self.eval_set = self._eval_set(self.dataset)
         self.eval_batches = self.eval_set.dealt(ranks.rank, ranks.world_size)
         """This rank's."""
+        sets = open_eval_datasets(config.data)
+        check_eval_windows(sets, block_size=config.model.block_size)
+        self.eval_datasets = sets
+        """EVAL_DATASETS by name."""
+        self.eval_sets = {name: self._eval_set(of) for name, of in sets.items()}
+        """What is evaluated of each."""
         self.flops_per_token = self.model.flops_per_token()
         peak = peak_flops(self.device)
         self.peak_flops = None if peak is None else peak * ranks.world_size
         """Of all ranks."""
         self.compiled, self.compile_mode = "none", "default"
         """What is compiled, and how."""
+
+    def _eval_set(self, dataset: Dataset | EvalDataset) -> EvalSet:
+        t = self.config.train
+        made = eval_set(
+            dataset, batch_size=t.batch_size, block_size=self.config.model.block_size, eval_tokens=t.eval_tokens
+        )
+        return made.to(self.device)
+
+    def about_eval_datasets(self) -> dict[str, dict[str, Any]]:
+        """Of each of EVAL_DATASETS its hash and sizes, for provenance.json."""
+        return {
+            name: {"hash": of.hash, "val_tokens": len(of.val), "eval_targets": self.eval_sets[name].n_targets}
+            for name, of in self.eval_datasets.items()
+        }
 
     def compile(self, scope: str, mode: str) -> None:
         """Compile what `scope` says when it is first called, instead of what was to be compiled before."""

@@ -28,6 +28,8 @@ class Progress:
         """Of the last evaluation."""
         self.ema_val_loss: float | None = None
         """Likewise, of the average of weights."""
+        self.val_losses: dict[str, float] = {}
+        """Likewise, on each of EVAL_DATASETS."""
         self.tail: list[float] = []
         """Validation losses of those of the run's last evaluations (EVAL_TAIL) that it has had."""
         self.val_step: int | None = None
@@ -49,6 +51,7 @@ class Progress:
     def take(self, losses: Losses) -> None:
         """An evaluation of the present step."""
         self.val_loss, self.ema_val_loss = losses.val_loss, losses.ema_val_loss
+        self.val_losses = dict(losses.val_losses)
         self.val_step = self.step
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ class Progress:
             "train_loss": self.train_loss,
             "val_loss": self.val_loss,
             "ema_val_loss": self.ema_val_loss,
+            "val_losses": self.val_losses,
             "tail": self.tail,
             "val_step": self.val_step,
             "overflows": self.overflows,
@@ -79,6 +83,7 @@ class Progress:
         self.train_loss = state["train_loss"]
         self.val_loss = state.get("val_loss")
         self.ema_val_loss = state.get("ema_val_loss")
+        self.val_losses = state.get("val_losses", {})
         self.tail = state.get("tail", [])
         self.val_step = state.get("val_step")
         self.overflows = state["overflows"]

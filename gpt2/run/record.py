@@ -19,6 +19,7 @@ from gpt2.base.files import ROOT, finite, naming, write_json
 from gpt2.config import RunConfig
 from gpt2.data.batches import EvalSet
 from gpt2.data.dataset import Dataset
+from gpt2.data.evaluation import hashes, open_eval_datasets
 from gpt2.machine.device import hardware, versions
 from gpt2.run.checkpoint import sha256_of
 from gpt2.run.directory import holds_work
@@ -51,6 +52,8 @@ def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     UserError if these cannot be read.
     """
     identity = config.identity() | {"DATA_HASH": dataset.hash}
+    if config.data.eval_datasets:
+        identity["EVAL_DATASETS"] = hashes(open_eval_datasets(config.data))
     if config.train.init_from:
         try:
             identity["INIT_FROM"] = sha256_of(Path(config.train.init_from))
@@ -108,6 +111,7 @@ def write_provenance(
     sdpa: dict[str, str | None],
     dataset: Dataset,
     eval_set: EvalSet,
+    eval_datasets: dict[str, Any],
     identity: dict[str, Any],
     config_hash: str,
     given: Sequence[str],
@@ -129,6 +133,7 @@ def write_provenance(
                 "val_bytes_per_token": dataset.val_bytes_per_token,
                 "eval_targets": eval_set.n_targets,
                 "eval_bytes": eval_set.n_bytes,
+                **({"eval_datasets": eval_datasets} if eval_datasets else {}),
             },
             "identity": identity,
             "config_hash": config_hash,

@@ -76,6 +76,7 @@ SUMMARY: Schema = {
     "error?": _or_null(LINE),
     **dict.fromkeys(("iters?", "tokens?", "params?", "overflows?"), _or_null(WHOLE)),
     **dict.fromkeys(("val_loss?", "val_bpb?", "train_loss?"), NUMBER),
+    "val_losses?": {"*": NUMBER},
     **dict.fromkeys(("ema_val_loss?", "ema_val_bpb?", "val_loss_tail?"), NUMBER),
     **dict.fromkeys(("ms_per_step?", "ms_per_step_iqr?", "tokens_per_s?", "mfu?", "peak_mem_gib?"), AMOUNT),
     **dict.fromkeys(("train_time_s?", "eval_time_s?", "checkpoint_time_s?"), AMOUNT),
@@ -105,7 +106,13 @@ PROVENANCE: Schema = {
     "hardware": _HARDWARE,
     "parallel?": _PARALLEL,
     "sdpa?": _SDPA,
-    "data": {"dataset": TEXT, "tokenizer": _or_null(TEXT), "hash": TEXT, "train_tokens": WHOLE},
+    "data": {
+        "dataset": TEXT,
+        "tokenizer": _or_null(TEXT),
+        "hash": TEXT,
+        "train_tokens": WHOLE,
+        "eval_datasets?": {"*": {"hash": TEXT, "val_tokens": WHOLE, "eval_targets": WHOLE}},
+    },
     "identity": {"RA_V5_GATE_INIT?": NUMBER, "*": SCALAR},
     "config_hash": TEXT,
     "resumed?": [{"step": WHOLE, "code": _CODE, "versions": _VERSIONS, "hardware": _HARDWARE, "sdpa?": _SDPA}],
@@ -136,7 +143,9 @@ def differences(recorded: Json, ours: Json) -> list[str]:
 
 def identity_beside(config: RunConfig, recorded: Json) -> Json:
     """The identity of a run as far as settings tell: of its data, and the weights it starts from, what is recorded."""
-    return config.identity() | {key: recorded[key] for key in ("DATA_HASH", "INIT_FROM") if key in recorded}
+    ours = config.identity()
+    asked = ("DATA_HASH", *(key for key in ("INIT_FROM", "EVAL_DATASETS") if key in ours))
+    return ours | {key: recorded[key] for key in asked if key in recorded}
 
 
 def _quoted(value: object) -> str:

@@ -99,6 +99,7 @@ class Run:
                 sdpa=self.sdpa(),
                 dataset=dataset,
                 eval_set=self.parts.eval_set,
+                eval_datasets=self.parts.about_eval_datasets(),
                 identity=identity,
                 config_hash=self.config_hash,
                 given=given,

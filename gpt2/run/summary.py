@@ -53,7 +53,8 @@ def last_evaluation(parts: Parts, progress: Progress) -> dict[str, Any]:
         return {f"{name}_loss": loss, f"{name}_bpb": None if loss is None else parts.eval_set.bits_per_byte(loss)}
 
     average = {} if parts.average is None else both("ema_val", progress.ema_val_loss)
-    return both("val", progress.val_loss) | average
+    others = {"val_losses": progress.val_losses} if parts.eval_sets else {}
+    return both("val", progress.val_loss) | average | others
 
 
 def why_not_done(progress: Progress, of: dict[str, Any]) -> str | None:

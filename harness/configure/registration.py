@@ -87,7 +87,7 @@ def register(plan: Plan, *, code: Mapping[str, Any], data: Mapping[str, str]) ->
             "dirty": code["dirty"],
             "data": dict(data),
         },
-        "previous": _hash_of(known[-1]) if known else None,
+        "previous": hash_of(known[-1]) if known else None,
     }
     if any(_says_nothing_new(entry, old) for old in known):
         return ""
@@ -113,7 +113,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path}: has no list of entries, as docs/results.md says of it; restore it")
     for number, (before, entry) in enumerate(zip([None, *entries], entries, strict=False), start=1):
-        if entry.get("previous") != (None if before is None else _hash_of(before)):
+        if entry.get("previous") != (None if before is None else hash_of(before)):
             raise UserError(
                 f"{path}: entry {number} was not written after the one before it: one of them has been changed, added "
                 "or dropped; restore the file"
@@ -160,7 +160,8 @@ def _steps(plan: Plan) -> set[str]:
     return {arm.partition("@")[0] for arm in plan.references}
 
 
-def _hash_of(entry: Mapping[str, Any]) -> str:
+def hash_of(entry: Mapping[str, Any]) -> str:
+    """What the entry after this one has as `previous`."""
     return _sha256(json.dumps(entry, sort_keys=True))
 
 

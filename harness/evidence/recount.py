@@ -47,6 +47,8 @@ def line_errors(lines: Sequence[Json], provenance: Json, *, done: bool, log_inte
                 yield from differ(f"{where}: {bpb}", line.get(bpb), _bits_per_byte(data, line.get(loss)), 1e-9)
             if ("ema_val_loss" in line) != ("EMA_DECAY" in identity):
                 yield f"{where}: ema_val_loss is what EMA_DECAY asks for, and nothing else"
+            others = [*data.get("eval_datasets", {})]
+            yield from differ(f"{where}: what val_losses are of", [*line.get("val_losses", {})], others)
         elif abs(1000 * _tokens_per_step(identity) / line["tokens_per_s"] - line["ms_per_step"]) > _ROUNDED:
             yield f"{where}: tokens_per_s is not what its ms_per_step makes"
     due = {"eval": due_steps(identity["MAX_ITERS"], identity["EVAL_INTERVAL"], identity.get("EVAL_TAIL", 0))}
@@ -88,6 +90,8 @@ def summary_errors(summary: Json, lines: Sequence[Json], provenance: Json) -> It
     if evaluation:
         names = ("val_loss", "val_bpb", *(name for name in _OF_AVERAGE if "EMA_DECAY" in identity))
         expected |= {name: (evaluation.get(name), 0) for name in names}
+        if "EVAL_DATASETS" in identity:
+            expected["val_losses"] = evaluation.get("val_losses"), 0
         if "EVAL_TAIL" in identity:
             expected["val_loss_tail"] = _tail_mean(lines, identity), 0
     if train:

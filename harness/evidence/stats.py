@@ -73,7 +73,7 @@ def compare(experiment: Experiment) -> list[Comparison]:
     Raises UserError where registration.json or STUDY_MARGIN is not what it should be.
     """
     entries = read_registration(experiment.path / "registration.json")
-    margin = margin_of(experiment, entries)
+    margin = margin_of(experiment)
     found = [(arm, *reference_of(arm, experiment)) for arm in experiment.compared]
     pairs = [
         _Pair(arm=arm, reference=other, block=block, note=note)
@@ -81,14 +81,22 @@ def compare(experiment: Experiment) -> list[Comparison]:
         if other is not None
         for block in blocks_of(arm, other, entries)
     ]
-    columns = [_column(pairs, metric, experiment, margin) for metric in METRICS]
+    judged = [_judged(pairs, family, experiment, margin) for family in families(experiment)]
     steps = [arm.step for arm in experiment.arms]
-    return sorted((c for column in columns for c in column), key=lambda c: steps.index(c.step))
+    return sorted((c for of in judged for c in of), key=lambda c: steps.index(c.step))
 
 
-def study_margin(experiment: Experiment) -> float:
-    """The share of compute below which two arms of an experiment count as the same. Raises UserError as `compare`."""
-    return margin_of(experiment, read_registration(experiment.path / "registration.json"))
+def families(experiment: Experiment) -> list[list[Metric]]:
+    """What is compared, in the order of comparison.csv. Verdicts are adjusted over all arms and metrics of a family.
+
+    Each of METRICS is one by itself. EVAL_DATASETS are one together: a difference in one of several sets is found by
+    chance as easily as one in one of several arms.
+    """
+    sets = [
+        Metric(name=f"val_loss/{name}", label=f"loss on {name}", unit="nats/token", is_cost=False)
+        for name in experiment.eval_datasets
+    ]
+    return [*([metric] for metric in METRICS), *([sets] if sets else [])]
 
 
 def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:
@@ -124,13 +132,18 @@ def effective_slope(arm: Arm, experiment: Experiment, metric: str) -> Slope | No
     return None
 
 
-def _column(pairs: Sequence[_Pair], metric: Metric, experiment: Experiment, margin: float) -> list[Comparison]:
-    """All comparisons in one metric, judged at each planned look in turn: what one has shown stays."""
+def _judged(
+    pairs: Sequence[_Pair], family: Sequence[Metric], experiment: Experiment, margin: float
+) -> list[Comparison]:
+    """All comparisons of a family, judged at each planned look in turn: what one has shown stays."""
     judged: list[Comparison] = []
     for look in range(1, max((len(pair.block.sizes) for pair in pairs), default=0) + 1):
-        found = [_compare(pair, metric, experiment, look) for pair in pairs]
+        found = [_compare(pair, metric, experiment, look) for metric in family for pair in pairs]
         judged = judge(found, judged, margin)
-    pooled = [with_pooled_error(c, judged) for c in judged] if not metric.is_cost else judged
+    pooled = [
+        c if c.metric.is_cost else with_pooled_error(c, [other for other in judged if other.metric == c.metric])
+        for c in judged
+    ]
     return [of_survivors(c) for c in pooled if c.metric.name == "val_loss" or c.n > 0]
 
 

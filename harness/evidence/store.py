@@ -99,8 +99,13 @@ class RunRecord:
         return [a for a, _ in finite], [b for _, b in finite]  # type: ignore[misc]
 
     def value(self, metric: str) -> float | None:
-        """A number of the summary, or None where there is none or it is not finite."""
-        number = (self.summary or {}).get(metric)
+        """A number of the summary, or None where there is none or it is not finite.
+
+        "val_loss/books" is that of `books` in its `val_losses`.
+        """
+        of, _, name = metric.partition("/")
+        found = self.summary or {}
+        number = found.get("val_losses", {}).get(name) if of == "val_loss" and name else found.get(metric)
         return float(number) if is_finite(number) else None  # type: ignore[arg-type]
 
 
@@ -171,6 +176,11 @@ class Experiment:
     def runs(self) -> list[RunRecord]:
         """Every run, by arm and seed."""
         return [run for arm in self.arms for run in arm.runs]
+
+    @property
+    def eval_datasets(self) -> list[str]:
+        """The names of EVAL_DATASETS that a run has losses of, each of which is a metric `val_loss/NAME`."""
+        return list(dict.fromkeys(name for run in self.runs for name in (run.summary or {}).get("val_losses", {})))
 
     @cached_property
     def compared(self) -> tuple[Arm, ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from gpt2.base.errors import UserError
-from harness.configure.registration import Entry
+from harness.configure.registration import read_registration
 from harness.evidence.comparison import Comparison
 from harness.evidence.looks import nominal_levels
 from harness.evidence.paired import ALPHA, MIN_SEEDS, detectable_difference, holm
@@ -27,9 +27,12 @@ SURVIVOR = "better on the seeds it survived, failed"
 _SHOWN = ("better", "worse")
 
 
-def margin_of(experiment: Experiment, entries: Sequence[Entry]) -> float:
-    """The share of compute below which a difference is too small to matter. UserError where it is no number."""
-    if entries:
+def margin_of(experiment: Experiment) -> float:
+    """The share of compute below which a difference is too small to matter, as it was registered, or as STUDY_MARGIN.
+
+    UserError where it is no number.
+    """
+    if entries := read_registration(experiment.path / "registration.json"):
         return entries[0].margin
     text = experiment.settings.get("STUDY_MARGIN")
     try:
@@ -40,8 +43,9 @@ def margin_of(experiment: Experiment, entries: Sequence[Entry]) -> float:
 
 
 def judge(found: Sequence[Comparison], before: Sequence[Comparison], margin: float) -> list[Comparison]:
-    """Fill in p_holm, detectable and verdict of all comparisons in one metric at one look. `before`: the same
+    """Fill in p_holm, detectable and verdict of all comparisons of a family of metrics at one look. `before`: the same
     comparisons as they were judged at the look before, in the same order; none at the first."""
+    metrics = len({c.metric.name for c in found})
     earlier: Sequence[Comparison | None] = before or [None] * len(found)
     stands = [was if was is not None and was.verdict in _SHOWN else None for was in earlier]
     current = [c if was is None else replace(c, p_overall=was.p_overall) for c, was in zip(found, stands, strict=True)]
@@ -51,7 +55,7 @@ def judge(found: Sequence[Comparison], before: Sequence[Comparison], margin: flo
     for order in {c.block.order for c in tested}:
         # Later entries know the outcome of earlier ones, so they are corrected for these, and not the other way round.
         members = [c for c in tested if c.block.order <= order]
-        families[order] = max(len(members), *(c.block.family for c in members))
+        families[order] = max(len(members), *(metrics * c.block.family for c in members))
         p_values = holm([c.p_overall or 0.0 for c in members], families[order])
         adjusted |= {id(c): p for c, p in zip(members, p_values, strict=True) if c.block.order == order}
 

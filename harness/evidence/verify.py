@@ -24,6 +24,7 @@ from gpt2.base.files import read_json
 from gpt2.config import DataConfig, RunConfig, identity_hash
 from gpt2.data.batches import eval_set
 from gpt2.data.dataset import Dataset, open_dataset, prepared_path
+from gpt2.data.evaluation import hashes, open_eval_datasets
 from gpt2.dotconfig import Resolved, load
 from gpt2.run.checkpoint import read_checkpoint, sha256_of, verified
 from gpt2.run.load import model_of
@@ -221,6 +222,12 @@ def _config(run: Evidence) -> Said:
         else:
             ours["INIT_FROM"] = theirs.get("INIT_FROM")
             yield Note(f"{init_from}, from which it started, is not here")
+    if run.config.data.eval_datasets:
+        try:
+            ours["EVAL_DATASETS"] = hashes(open_eval_datasets(run.config.data))
+        except UserError as error:
+            ours["EVAL_DATASETS"] = theirs.get("EVAL_DATASETS")
+            yield Note(f"not looked at: {error}")
     for symbol in sorted(ours.keys() & theirs.keys()):
         if ours[symbol] != theirs[symbol]:
             there = "is another file" if symbol == "INIT_FROM" else f"is {ours[symbol]}, and {theirs[symbol]}"
@@ -272,6 +279,27 @@ def _data(run: Evidence, scans: Scans) -> Said:
     for name, value in counted.items():
         if name in recorded and recorded[name] != value:
             yield Wrong(f"{run.path / 'provenance.json'}: {name} is {recorded[name]}, and {value} by {dataset.path}")
+    yield from _eval_datasets(run, run.config, recorded.get("eval_datasets", {}))
+
+
+def _eval_datasets(run: Evidence, config: RunConfig, recorded: Json) -> Said:
+    """The tokens of EVAL_DATASETS that are there now are those that the run was evaluated on."""
+    try:
+        there = open_eval_datasets(config.data)
+    except UserError:  # `_config` says so
+        return
+    for name, dataset in there.items():
+        evaluation = eval_set(
+            dataset,
+            batch_size=config.train.batch_size,
+            block_size=config.model.block_size,
+            eval_tokens=config.train.eval_tokens,
+        )
+        found = {"hash": dataset.rescan(), "val_tokens": len(dataset.val), "eval_targets": evaluation.n_targets}
+        if recorded.get(name) != found:
+            yield Wrong(
+                f"{dataset.path}: {name} is {found}, and {recorded.get(name)} by {run.path / 'provenance.json'}"
+            )
 
 
 def _scanned(config: DataConfig) -> tuple[Dataset, str] | None:

@@ -18,8 +18,9 @@ from gpt2.base.text import shown
 from gpt2.checks.compiler import cpu_compile_error
 from gpt2.checks.dry_run import DryRun, dry_run
 from gpt2.config import RunConfig
-from gpt2.data.batches import check_windows
+from gpt2.data.batches import check_eval_windows, check_windows
 from gpt2.data.dataset import open_dataset
+from gpt2.data.evaluation import open_eval_datasets
 from gpt2.data.prepare import dataset_status, preview
 from gpt2.machine import sdpa
 from gpt2.machine.device import select_device, slow_precision
@@ -78,6 +79,8 @@ def describe_data(config: RunConfig) -> str:
 
     Raises UserError where it can be neither opened nor prepared, or does not fill a sequence of training or evaluation.
     """
+    others = open_eval_datasets(config.data)
+    check_eval_windows(others, block_size=config.model.block_size)
     ready, line = dataset_status(config.data)
     if not ready:
         _look_at_directory(Path(config.data.data_dir), "DATA_DIR")
@@ -85,7 +88,7 @@ def describe_data(config: RunConfig) -> str:
     if dataset is None:
         return line
     check_windows(dataset, block_size=config.model.block_size)
-    facts = [line]
+    facts = [line, *(f"{name} {len(of.val):,} validation tokens" for name, of in others.items())]
     if config.train.eval_tokens >= dataset.val_tokens:
         facts.append(f"EVAL_TOKENS={config.train.eval_tokens} is more than there are: all of validation is evaluated")
     if dataset.vocabulary.unknown is not None:

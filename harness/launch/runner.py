@@ -14,8 +14,9 @@ from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.terminal import progress_bar
-from gpt2.data.batches import check_windows
+from gpt2.data.batches import check_eval_windows, check_windows
 from gpt2.data.dataset import open_dataset
+from gpt2.data.evaluation import open_eval_datasets
 from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.dotconfig import Assignment
 from gpt2.run.record import check_identity, code_state, run_identity
@@ -89,6 +90,7 @@ def get_ready_to_run(plan: Plan) -> tuple[dict[Path, dict[str, Any]], float]:
     identities = {run.path: of_arms[run.step] | {"SEED": run.seed} for run in plan.runs}
     for run in plan.runs:
         check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
+        check_eval_windows(open_eval_datasets(run.config.data), block_size=run.config.model.block_size)
         check_identity(run.path, identities[run.path])
     digests.keep()
     if plan.study is not None:

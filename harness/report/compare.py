@@ -22,7 +22,7 @@ from rich.text import Text
 from gpt2.base import terminal
 from gpt2.base.text import showable, shown
 from harness.evidence.comparison import Comparison
-from harness.evidence.contamination import RUN_SYMBOLS, identity, identity_differences
+from harness.evidence.contamination import identity, identity_differences
 from harness.evidence.stats import compare
 from harness.evidence.store import Arm, Experiment, devices
 from harness.evidence.unpaired import Estimate, mover, welch
@@ -178,7 +178,7 @@ def _reasons(x: Comparison, y: Comparison, a: Experiment, b: Experiment) -> Iter
 def _contrast(c: Comparison, experiment: Experiment) -> dict[str, Any]:
     """Symbol -> the step's value, of the settings in which it differs from its reference."""
     pair = (_arm(step, experiment) for step in (c.step, c.reference))
-    return {d.symbol: d.value for d in identity_differences(*pair) if d.symbol not in RUN_SYMBOLS}
+    return {d.symbol: d.value for d in identity_differences(*pair)}
 
 
 def _arm(step: str, experiment: Experiment) -> Arm:

@@ -13,8 +13,9 @@ from scipy import stats
 
 from harness.evidence.comparison import Comparison
 from harness.evidence.paired import ALPHA
-from harness.evidence.stats import reference_of, study_margin
+from harness.evidence.stats import reference_of
 from harness.evidence.store import Experiment
+from harness.evidence.verdicts import margin_of
 from harness.report.curves import TOKENS, ZOOM, end_of, start_of, unit_of
 from harness.report.numbers import effect_bounds, percent
 from harness.report.series import Curves, averaged_over, difference, loss_curves
@@ -29,7 +30,7 @@ def effects_figure(experiment: Experiment, comparisons: Sequence[Comparison]) ->
     shown = _of_loss(comparisons)
     if not any(c.compute is not None for c in shown):
         return None
-    margin = study_margin(experiment)
+    margin = margin_of(experiment)
     figure, axes = _rows(experiment, shown)
     limits = _effect_limits(shown, margin)
     axes.set_xscale("symlog", linthresh=2 * margin, linscale=1.0)

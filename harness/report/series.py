@@ -98,10 +98,11 @@ def flops_per_token_of(arm: Arm) -> int | None:
     its runs has said how many parameters it has."""
     for run in arm.runs:
         params, identity = run.value("params"), (run.provenance or {}).get("identity", {})
-        layers, width, context = (identity.get(symbol) for symbol in ("N_LAYER", "N_EMBD", "BLOCK_SIZE"))
-        if params is not None and layers and width and context:
-            windows = [identity.get("SLIDING_WINDOW_SIZE", context)] * layers
-            return flops_per_token(int(params), n_embd=width, block_size=context, windows=windows)
+        shape = {name: identity.get(name.upper()) for name in ("n_layer", "n_embd", "block_size")}
+        if params is not None and all(isinstance(size, int) for size in shape.values()):
+            T = shape["block_size"]
+            positions = shape["n_layer"] * min(identity.get("SLIDING_WINDOW_SIZE", T), T)
+            return flops_per_token(int(params), n_embd=shape["n_embd"], block_size=T, positions=positions)
     return None
 
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from harness.evidence.comparison import Comparison
-from harness.evidence.stats import study_margin
 from harness.evidence.store import Arm, Experiment, load_experiment, run_directories
+from harness.evidence.verdicts import margin_of
 from harness.report.numbers import effect_bounds, percent
 from harness.report.style import WIDTH, Sketch, draw_interval, legend_below, look_of, robust_limits, short
 
@@ -50,7 +50,7 @@ def _sweep_figure(experiment: Experiment, losses: Sequence[Comparison], symbol: 
     is_log = _value_axis(axes, values, symbol)
     axes.axhline(0, color="black", linewidth=0.8)
     if in_compute:
-        margin = study_margin(experiment)
+        margin = margin_of(experiment)
         axes.axhspan(-margin, margin, color="#000000", alpha=0.09, linewidth=0)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
     for i, (line, of) in enumerate(zip(lines, bounds, strict=True)):
@@ -66,7 +66,7 @@ def _sweep_figure(experiment: Experiment, losses: Sequence[Comparison], symbol: 
     legend_below(figure, axes)
     what = "Worth in compute" if in_compute else "Difference in final validation loss"
     by = "number of parameters" if symbol == SIZE else symbol
-    same = f"within the grey margin of {100 * study_margin(experiment):.3g} % two arms count as the same; " * in_compute
+    same = f"within the grey margin of {100 * margin_of(experiment):.3g} % two arms count as the same; " * in_compute
     return Sketch(
         name=f"sweep-{symbol.lower()}",
         title=f"Effect against {symbol}",

@@ -10,8 +10,9 @@ from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import identity_differences
 from harness.evidence.noise import EFFECTS, Noise, measure_noise
 from harness.evidence.paired import ALPHA, MIN_SEEDS
-from harness.evidence.stats import reference_of, study_margin
+from harness.evidence.stats import reference_of
 from harness.evidence.store import Experiment, RunRecord, compile_ran, lines_beside_others
+from harness.evidence.verdicts import margin_of
 from harness.report.numbers import (
     DASH,
     effect_interval,
@@ -71,6 +72,9 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         " Compute: by how much more compute the reference would have come to that loss, by the slope over its lengths; "
         "higher is better." * (IN_COMPUTE in columns)
     )
+    unknown = " Without other lengths of the reference (STUDY_LENGTHS) none does but a difference of 0." * (
+        not in_compute
+    )
     return Table(
         title="Validation loss against the reference",
         columns=list(columns),
@@ -80,7 +84,7 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
         "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval of the effect "
-        f"lies within {100 * study_margin(experiment):.3g} % of compute.{in_compute}",
+        f"lies within {100 * margin_of(experiment):.3g} % of compute.{in_compute}{unknown}",
     )
 
 

@@ -32,7 +32,7 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
         if members:
             groups.append(f"{_WORDS[word]}: {'; '.join(titles[c.step] + _behind(c, titles) for c in members)}.")
     if few:
-        said = "; ".join(f"{titles[c.step]} ({'; '.join(filter(None, [count(c.n, 'seed'), _failed(c)]))})" for c in few)
+        said = "; ".join(f"{titles[c.step]} ({', '.join(filter(None, [count(c.n, 'seed'), _failed(c)]))})" for c in few)
         groups.append(f"Undecided with fewer than {MIN_SEEDS} seeds, which can show no difference: {said}.")
     open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None and c not in few]
     if open_ones:

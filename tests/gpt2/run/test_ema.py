@@ -83,7 +83,7 @@ def test_a_run_evaluates_what_the_formula_makes_of_its_weights(
         for j, p in enumerate(parts.parameters):
             mean = sum(w * of[j] for w, of in zip(weights, history, strict=False)) / sum(weights)
             p.data.copy_(mean)
-        found = mean_loss(parts, parts.eval_batches, Stop())
+        found = mean_loss(parts, parts.eval_set, Stop())
         if at in of_run:
             assert of_run[at] == pytest.approx(found, rel=1e-5 if not symbols else 1e-3)
     summary = json.loads((out / "summary.json").read_text())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpt2.base.errors import UserError
-from harness.configure.registration import read_registration
+from harness.configure.registration import hash_of, read_registration
 from harness.evidence.comparison import Comparison
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
@@ -29,7 +29,15 @@ def entry(when: str = REGISTERED, **values: Any) -> dict[str, Any]:
 
 def register(path: Path, *entries: Mapping[str, Any]) -> None:
     path.mkdir(exist_ok=True)
-    (path / "registration.json").write_text(json.dumps({"entries": entries}))
+    (path / "registration.json").write_text(json.dumps({"entries": chained(*entries)}))
+
+
+def chained(*entries: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Entries as they are written one after another."""
+    made: list[Mapping[str, Any]] = []
+    for each in entries:
+        made.append({**each, "previous": hash_of(made[-1]) if made else None})
+    return made
 
 
 def write_seeds(path: Path, deltas: Sequence[float], *, seeds: Sequence[int] = (), **values: Any) -> None:
@@ -182,17 +190,17 @@ def test_the_margin_is_the_registered_one(tmp_path: Path) -> None:
     [
         ("{", "registration.json: "),
         ("[]", "registration.json: "),
-        ('{"entries": []}', "registration.json: must have entries, a list of one at least"),
-        ('{"entries": [3]}', r"registration.json: entries\[0\]: must be an object"),
+        ('{"entries": []}', "registration.json: has no list of entries"),
+        ('{"entries": [3]}', r"registration.json: has no list of entries"),
         (
-            json.dumps({"entries": [entry(), entry(seeds="1,2")]}),
-            r"entries\[1\].seeds: must be a list of whole numbers",
+            json.dumps({"entries": chained(entry(), entry(seeds="1,2"))}),
+            r"entry 2: seeds must be a list of whole numbers",
         ),
-        (json.dumps({"entries": [entry("tomorrow")]}), r"entries\[0\].when: must be a time with its zone, ISO 8601"),
-        (json.dumps({"entries": [entry("2026-01-01T00:00:00")]}), r"entries\[0\].when: must be a time with its zone"),
-        (json.dumps({"entries": [entry(looks=0)]}), r"entries\[0\].looks: must be a whole number, 1 at least"),
-        (json.dumps({"entries": [entry(margin=1)]}), r"entries\[0\].margin: must be a share of compute"),
-        (json.dumps({"entries": [{k: v for k, v in entry().items() if k != "arms"}]}), r"entries\[0\].arms is missing"),
+        (json.dumps({"entries": [entry("tomorrow")]}), r"entry 1: when must be a time with its zone, ISO 8601"),
+        (json.dumps({"entries": [entry("2026-01-01T00:00:00")]}), r"entry 1: when must be a time with its zone"),
+        (json.dumps({"entries": [entry(looks=0)]}), r"entry 1: looks must be a whole number, 1 at least"),
+        (json.dumps({"entries": [entry(margin=1)]}), r"entry 1: margin must be a share of compute"),
+        (json.dumps({"entries": [{k: v for k, v in entry().items() if k != "arms"}]}), r"entry 1: arms is missing"),
     ],
 )
 def test_a_damaged_registration_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,7 +73,9 @@ def run(plan: Plan, stops: tuple[int, ...] = ()) -> Path:
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     steps = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "2", "ABLATION_SEEDS": "1,2"}
-    return make_plan(tiny(tmp_path_factory.mktemp("verify"), **SETTINGS | steps))
+    folder = tmp_path_factory.mktemp("verify")
+    np.random.default_rng(1).integers(97, 123, size=200).astype("<u2").tofile(folder / "val.bin")
+    return make_plan(tiny(folder, **SETTINGS | steps, EVAL_DATASETS=f"letters={folder}"))
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +322,24 @@ TAMPERINGS: dict[str, tuple[Tamper, str, str]] = {
         ),
         "metrics",
         r"metrics\.jsonl: eval at step 5: val_bpb is",
+    ),
+    "a loss of another set": (
+        lambda r: edit(r / "summary.json", "val_losses", "letters", to=1.5),
+        "summary",
+        r"summary\.json: val_losses is .*1\.5.*, and should be",
+    ),
+    "no loss of a set": (
+        lambda r: rewrite(
+            r / "metrics.jsonl",
+            [line | ({"val_losses": {}} if line["step"] == 5 else {}) for line in lines_of(r / "metrics.jsonl")],
+        ),
+        "metrics",
+        r"metrics\.jsonl: eval at step 5: what val_losses are of is \[\]",
+    ),
+    "a set of other tokens": (
+        lambda r: edit(r / "provenance.json", "data", "eval_datasets", "letters", "hash", to="0" * 64),
+        "data",
+        r"letters is .*, and .*0000.* by .*provenance\.json",
     ),
     "gates of another run": (
         lambda r: edit(r / "summary.json", "gates", "w_rec", to=[[0.5, 0.5], [0.5, 0.5]]),

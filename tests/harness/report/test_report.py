@@ -179,11 +179,14 @@ def test_an_effect_in_compute_comes_first_and_the_loss_behind_it(
 
 def test_an_arm_that_failed_is_not_better_without_that(tmp_path: Path) -> None:
     write_pairs(tmp_path, [-0.010, -0.011, -0.012])
+    write_run(tmp_path, "baseline", 4, val_loss=3.5)
+    assert "failed" not in report_of(tmp_path).verdict
     assert "failed" not in report_of(tmp_path).comparison.columns
-    found = judged(tmp_path, failed_seeds=(4,))
-    assert "against Baseline; failed on 1 of 3 seeds)." in found.verdict
+    write_run(tmp_path, "ra-v5-eager", 4, status="failed", error="step 7: loss nan", title="RA v5")
+    found = report_of(tmp_path)
+    assert "RA v5 (better on the seeds it survived, failed on 1 of 4 seeds)" in found.verdict
     cells = dict(zip(found.comparison.columns, found.comparison.rows[0], strict=True))
-    assert (cells["failed"], cells["registered"]) == ("1 of 3", "no")
+    assert (cells["verdict"], cells["failed"], cells["registered"]) == ("undecided", "1 of 4", "no")
 
 
 def test_what_became_of_the_controls_is_said(tmp_path: Path) -> None:
