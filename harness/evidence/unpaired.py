@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from scipy import stats
 
@@ -42,9 +43,8 @@ def mover(a: Estimate, b: Estimate) -> Estimate:
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Estimate:
     """The difference of means, b - a, of two samples of two values or more, with variances of their own."""
-    result = stats.ttest_ind(b, a, equal_var=False)
-    interval = result.confidence_interval(1 - ALPHA)
-    mean = sum(b) / len(b) - sum(a) / len(a)
-    if math.isnan(interval.low):  # neither has any spread
+    mean = fmean(b) - fmean(a)
+    if min(a) == max(a) and min(b) == max(b):
         return Estimate(value=mean, low=mean, high=mean)
+    interval = stats.ttest_ind(b, a, equal_var=False).confidence_interval(1 - ALPHA)
     return Estimate(value=mean, low=float(interval.low), high=float(interval.high))

@@ -12,7 +12,6 @@ The two are taken for independent: harness/evidence/unpaired.py has the interval
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from harness.evidence.contamination import identity, identity_differences
 from harness.evidence.stats import compare
 from harness.evidence.store import Arm, Experiment, devices
 from harness.evidence.unpaired import Estimate, mover, welch
-from harness.report.numbers import DASH, percent, setting, signed
+from harness.report.numbers import DASH, effect_bounds, percent, setting, signed
 from harness.report.pages import escape_markdown, templates
 from harness.report.tables import Table
 
@@ -189,7 +188,9 @@ def _arm(step: str, experiment: Experiment) -> Arm:
 def _cells(x: Comparison, y: Comparison) -> list[str]:
     """Both effects and their difference, and whether that is shown."""
     if x.compute is not None and y.compute is not None:
-        mine, theirs = (_in_compute(c) for c in (x, y))
+        (low, high), (their_low, their_high) = effect_bounds(x), effect_bounds(y)
+        mine = Estimate(value=x.compute, low=low, high=high)
+        theirs = Estimate(value=y.compute, low=their_low, high=their_high)
         difference = mover(mine, theirs)
         say: Callable[[float | None], str] = percent
     else:
@@ -197,16 +198,6 @@ def _cells(x: Comparison, y: Comparison) -> list[str]:
         difference, say = welch(list(x.deltas.values()), list(y.deltas.values())), _nats
     is_different = difference.low > 0 or difference.high < 0
     return [*(_said(e, say) for e in (mine, theirs, difference)), "yes" if is_different else "not shown"]
-
-
-def _in_compute(c: Comparison) -> Estimate:
-    """An effect whose interval may have an end that is not known, and lies anywhere."""
-    assert c.compute is not None
-    return Estimate(
-        value=c.compute,
-        low=-1.0 if c.compute_low is None else c.compute_low,
-        high=math.inf if c.compute_high is None else c.compute_high,
-    )
 
 
 def _said(e: Estimate, say: Callable[[float | None], str]) -> str:

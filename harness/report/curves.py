@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from harness.evidence.store import Experiment
 from harness.report.series import Curves, averaged_over, logged_curves, loss_against_flop, loss_curves
@@ -95,8 +96,9 @@ def training_figure(experiment: Experiment) -> Sketch | None:
     after = np.concatenate([c.seeds[:, c.x >= start_of(norms)].ravel() for c in norms])
     after = after[after > 0]
     below.set_yscale("log")
+    below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     below.yaxis.set_major_formatter("{x:g}")
-    below.yaxis.set_minor_formatter("{x:g}")
+    below.yaxis.set_minor_formatter(NullFormatter())
     if len(after):
         below.set_ylim(after.min() / 1.1, after.max() * 1.1)
     below.set_ylabel("gradient norm")

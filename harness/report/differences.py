@@ -17,7 +17,7 @@ from harness.evidence.stats import reference_of
 from harness.evidence.store import Experiment
 from harness.evidence.verdicts import margin_of
 from harness.report.curves import TOKENS, ZOOM, end_of, start_of, unit_of
-from harness.report.numbers import percent
+from harness.report.numbers import effect_bounds, percent
 from harness.report.series import Curves, averaged_over, difference, loss_curves
 from harness.report.style import WIDTH, Sketch, draw_interval, look_of, robust_limits, short
 
@@ -39,9 +39,8 @@ def effects_figure(experiment: Experiment, comparisons: Sequence[Comparison]) ->
     for row, c in enumerate(shown):
         words = [c.verdict, "no slope"]
         if c.compute is not None:
-            bounds = [c.compute if bound is None else bound for bound in (c.compute_low, c.compute_high)]
-            look = look_of(arms[c.step], experiment)
-            draw_interval(axes, row, (bounds[0], c.compute, bounds[1]), limits, look)
+            low, high = effect_bounds(c)
+            draw_interval(axes, row, (low, c.compute, high), limits, look_of(arms[c.step], experiment))
             words[1] = f"{percent(c.compute)}, n = {c.n}"
         _words(axes, row, words)
     axes.set_xlim(*limits)
@@ -133,7 +132,7 @@ def _rows(experiment: Experiment, shown: Sequence[Comparison]) -> tuple[Figure, 
 def _words(axes: Axes, row: int, words: Sequence[str]) -> None:
     """Lines of text to the right of a row."""
     place = ("axes fraction", "data")
-    axes.annotate("\n".join(words), (1.01, row), xycoords=place, va="center", fontsize=7.5)
+    axes.annotate("\n".join(words), (1.025, row), xycoords=place, va="center", fontsize=7.5)
 
 
 # Over training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -22,14 +23,22 @@ def percent(share: float | None) -> str:
     """A share as a signed percentage of two or three digits, or a dash."""
     if share is None:
         return DASH
-    return "0" if share == 0 else f"{100 * share:+.{2 if abs(share) < 0.1 else 3}g} %".replace("-", MINUS)
+    if math.isinf(share):
+        return "∞" if share > 0 else f"{MINUS}∞"
+    return "0 %" if share == 0 else f"{100 * share:+.{2 if abs(share) < 0.1 else 3}g} %".replace("-", MINUS)
+
+
+def effect_bounds(c: Comparison) -> tuple[float, float]:
+    """The ends of the interval of what a difference is worth in compute. One that is not known lies anywhere."""
+    return -1.0 if c.compute_low is None else c.compute_low, math.inf if c.compute_high is None else c.compute_high
 
 
 def effect_interval(c: Comparison) -> str:
-    """The interval of what a difference is worth in compute, or a dash."""
-    if c.compute_low is None or c.compute_high is None:
+    """That interval, or a dash where neither end is known."""
+    if c.compute_low is None and c.compute_high is None:
         return DASH
-    return f"{percent(c.compute_low)} to {percent(c.compute_high)}"
+    low, high = effect_bounds(c)
+    return f"{percent(low)} to {percent(high)}"
 
 
 def interval(c: Comparison, digits: int) -> str:

@@ -43,6 +43,7 @@ from harness.report.tables import (
     cost_table,
     differences_table,
     loss_table,
+    noise_table,
     run_table,
 )
 from harness.report.verdict import controls, verdict
@@ -117,6 +118,7 @@ def make_report(experiment: Experiment, comparisons: Sequence[Comparison], figur
         facts=_facts(experiment),
         comparison=loss_table(experiment, losses),
         tables=[
+            *filter(None, [noise_table(experiment, comparisons)]),
             cost_table(experiment, comparisons),
             arm_table(experiment),
             differences_table(experiment),
@@ -201,7 +203,7 @@ def _warnings(experiment: Experiment) -> list[str]:
                 if resumed[part] != provenance[part]:
                     found.append(f"{run.name}: was resumed at step {resumed['step']} with other {part} than it began")
     if (trials := tuning_trials(experiment)) is not None:
-        found += edges(trials)
+        found += edges(trials, experiment)
     for arm in experiment.arms:
         _, note = reference_of(arm, experiment)
         if note:
@@ -212,7 +214,7 @@ def _warnings(experiment: Experiment) -> list[str]:
 def _facts(experiment: Experiment) -> list[tuple[str, str]]:
     started = [run for run in experiment.runs if run.provenance is not None]
     facts = [
-        ("Arms", "; ".join(arm.title for arm in experiment.arms)),
+        ("Arms", "; ".join(arm.title for arm in experiment.compared)),
         ("Seeds", ", ".join(map(str, sorted({run.seed for run in experiment.runs})))),
     ]
     dates = [f"{request.when:%Y-%m-%d %H:%M} UTC" for request in _requests(experiment) if request.when]

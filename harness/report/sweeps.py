@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from harness.evidence.comparison import Comparison
 from harness.evidence.store import Arm, Experiment, load_experiment, run_directories
 from harness.evidence.verdicts import margin_of
-from harness.report.numbers import percent
+from harness.report.numbers import effect_bounds, percent
 from harness.report.style import WIDTH, Sketch, draw_interval, legend_below, look_of, robust_limits, short
 
 SIZE = "STUDY_SIZE"
@@ -77,10 +77,15 @@ def _sweep_figure(experiment: Experiment, losses: Sequence[Comparison], symbol: 
 
 
 def _bounds(c: Comparison, *, in_compute: bool) -> tuple[float, float, float]:
-    """Low, mean and high of an effect; of one pair it is three times the mean."""
-    low, mean, high = (c.compute_low, c.compute, c.compute_high) if in_compute else (c.ci_low, c.delta_mean, c.ci_high)
-    assert mean is not None
-    return mean if low is None else low, mean, mean if high is None else high
+    """Low, mean and high of an effect; of a single pair's loss three times its difference."""
+    if in_compute:
+        assert c.compute is not None
+        low, high = effect_bounds(c)
+        return low, c.compute, high
+    assert c.delta_mean is not None
+    if c.ci_low is None or c.ci_high is None:
+        return c.delta_mean, c.delta_mean, c.delta_mean
+    return c.ci_low, c.delta_mean, c.ci_high
 
 
 def _by_rest(of: Sequence[tuple[Arm, Comparison]], symbol: str) -> dict[str, dict[float, Comparison]]:
@@ -151,8 +156,8 @@ def tuning_trials(experiment: Experiment) -> Experiment | None:
 class Tuned:
     """What one arm's trials say of one symbol."""
 
-    base: str
-    """The step."""
+    step: str
+    """Of the experiment."""
 
     symbol: str
     losses: dict[str, float]
@@ -170,12 +175,20 @@ class Tuned:
         return self.best in (next(iter(self.losses)), next(reversed(self.losses)))
 
 
-def tuned(trials: Experiment) -> Iterator[Tuned]:
-    """What each step's trials say of each symbol that was tuned over numbers."""
-    for base in dict.fromkeys(arm.base for arm in trials.arms):
-        arms = [arm for arm in trials.arms if arm.base == base]
+def tuned(trials: Experiment, experiment: Experiment) -> Iterator[Tuned]:
+    """What the trials of each arm of an experiment say of each symbol that was tuned over numbers.
+
+    What the experiment's own arms are labelled with is no choice of the tuning's: their sweeps and sizes.
+    """
+    own = {label.split("=")[0] for arm in experiment.arms for label in arm.swept}
+    groups: dict[str, list[Arm]] = {}
+    for arm in trials.arms:
+        labels = [label for label in arm.step.split("@")[1:] if label.split("=")[0] in own]
+        groups.setdefault("@".join([arm.base, *labels]), []).append(arm)
+    for step, arms in groups.items():
         seeds = set.intersection(*({run.seed for run in arm.done} for arm in arms))
-        for symbol in dict.fromkeys(label.split("=")[0] for arm in arms for label in sorted(arm.swept)):
+        symbols = dict.fromkeys(label.split("=")[0] for arm in arms for label in arm.step.split("@")[1:])
+        for symbol in (symbol for symbol in symbols if symbol not in own):
             losses: dict[float, tuple[str, float]] = {}
             for arm in arms:
                 place = place_of(arm, symbol)
@@ -184,18 +197,18 @@ def tuned(trials: Experiment) -> Iterator[Tuned]:
                     label = next(label for label in arm.swept if label.startswith(f"{symbol}=")).partition("=")[2]
                     losses[place] = min(losses.get(place, (label, math.inf)), (label, float(np.mean(of))), key=_loss)
             if len(losses) > 1:
-                yield Tuned(base=base, symbol=symbol, losses=dict(losses[place] for place in sorted(losses)))
+                yield Tuned(step=step, symbol=symbol, losses=dict(losses[place] for place in sorted(losses)))
 
 
 def _loss(labelled: tuple[str, float]) -> float:
     return labelled[1]
 
 
-def edges(trials: Experiment) -> list[str]:
+def edges(trials: Experiment, experiment: Experiment) -> list[str]:
     """A sentence for each arm whose best value is the least or the greatest that was tried."""
     return [
-        f"{t.base}: the best {t.symbol} that was tried, {t.best}, is at the edge of what was: {', '.join(t.losses)}"
-        for t in tuned(trials)
+        f"{t.step}: the best {t.symbol} that was tried, {t.best}, is at the edge of what was: {', '.join(t.losses)}"
+        for t in tuned(trials, experiment)
         if t.at_edge
     ]
 
@@ -205,7 +218,7 @@ def tuning_figure(trials: Experiment, experiment: Experiment) -> Sketch | None:
 
     trials: with arms such as `ra-v5@LEARNING_RATE=1e-3`. experiment: whose arms have the colours.
     """
-    found = list(tuned(trials))
+    found = list(tuned(trials, experiment))
     symbols = list(dict.fromkeys(t.symbol for t in found))
     if not symbols:
         return None
@@ -216,9 +229,9 @@ def tuning_figure(trials: Experiment, experiment: Experiment) -> Sketch | None:
         of_symbol = [t for t in found if t.symbol == symbol]
         _value_axis(axes, sorted({float(value) for t in of_symbol for value in t.losses}), symbol)
         for t in of_symbol:
-            arm = next(arm for arm in coloured.arms if arm.base == t.base)
-            look = look_of(arm, coloured)
-            title = Arm(step=t.base, runs=arm.runs).title
+            arm = next(arm for arm in coloured.arms if arm.base == t.step.split("@")[0])
+            look = look_of(next((arm for arm in experiment.arms if arm.step == t.step), arm), coloured)
+            title = Arm(step=t.step, runs=arm.runs).title
             warning = " (best at the edge)" * t.at_edge
             axes.plot([float(v) for v in t.losses], list(t.losses.values()), **look, label=short(title + warning))
             size, width = (13, 1.6) if t.at_edge else (10, 0.9)
@@ -227,7 +240,7 @@ def tuning_figure(trials: Experiment, experiment: Experiment) -> Sketch | None:
         axes.set_ylabel("validation loss (nats/token)")
         axes.margins(x=0.05, y=0.12)
         axes.legend()
-    warned = edges(trials)
+    warned = edges(trials, experiment)
     return Sketch(
         name="tuning",
         title="What tuning tried",

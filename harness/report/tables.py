@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gpt2.base.numbers import decimal
 from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import identity_differences
+from harness.evidence.noise import EFFECTS, Noise, measure_noise
 from harness.evidence.paired import ALPHA, MIN_SEEDS
 from harness.evidence.stats import reference_of
 from harness.evidence.store import Experiment, RunRecord, compile_ran, lines_beside_others
@@ -61,15 +62,16 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         "p (Holm)": [p_value(c.p_holm) for c in losses],
         "detectable": [DASH if c.detectable is None else decimal(c.detectable, 4) for c in losses],
     }
-    for name in ("failed", "look", "registered"):
-        if any(getattr(c, name) for c in losses):
-            columns[name] = [str(getattr(c, name) or DASH) for c in losses]
+    if any(c.failed_seeds for c in losses):
+        columns["failed"] = [c.failed for c in losses]
+    if any(len(c.block.sizes) > 1 for c in losses):
+        columns["look"] = [c.look for c in losses]
+    columns["registered"] = [c.registered for c in losses]
     columns |= {"verdict": [c.verdict for c in losses], "note": [c.note for c in losses]}
     in_compute = (
         " Compute: by how much more compute the reference would have come to that loss, by the slope over its lengths; "
         "higher is better." * (IN_COMPUTE in columns)
     )
-    margin = f"{100 * margin_of(experiment):.3g} % of compute"
     unknown = " Without other lengths of the reference (STUDY_LENGTHS) none does but a difference of 0." * (
         not in_compute
     )
@@ -81,8 +83,49 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
         "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
-        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval lies within "
-        f"{margin}.{in_compute}{unknown}",
+        "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval of the effect "
+        f"lies within {100 * margin_of(experiment):.3g} % of compute.{in_compute}{unknown}",
+    )
+
+
+def noise_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Table | None:
+    """How noisy the losses are, and what small effects would take; None below two pairs."""
+    found = measure_noise(experiment, comparisons)
+    if not found:
+        return None
+    titles = {arm.step: arm.title for arm in experiment.arms}
+
+    def needed(noise: Noise, effect: float) -> str:
+        of = next((needed for needed in noise.needed if needed.effect == effect), None)
+        if of is None:
+            return DASH
+        return str(of.seeds) + ("" if of.device_hours is None else f" ({decimal(of.device_hours, 1)} h)")
+
+    rows = [
+        [
+            titles[noise.step],
+            titles[noise.reference],
+            str(noise.n),
+            *(decimal(sd, 4) for sd in (noise.sd_step, noise.sd_reference, noise.sd_difference)),
+            DASH if noise.correlation is None else signed(noise.correlation, 2),
+            DASH if noise.pairing is None else f"{noise.pairing:.1f}",
+            DASH if noise.sd_rerun is None else f"{decimal(noise.sd_rerun, 4)} ({noise.reruns})",
+            *(needed(noise, effect) for effect in EFFECTS),
+        ]
+        for noise in found
+    ]
+    return Table(
+        title="Noise of the losses",
+        columns=[
+            *("step", "reference", "n", "sd of step", "of reference", "of difference", "correlation", "pairing gains"),
+            *("of a rerun", *(f"seeds for {100 * effect:g} %" for effect in EFFECTS)),
+        ],
+        rows=rows,
+        text_columns=2,
+        note="Standard deviations over seeds, in nats/token; their correlation between step and reference. Pairing "
+        "gains: how many times as many seeds an unpaired comparison of this power takes. Of a rerun: of the difference "
+        "between two runs of one seed of the reference, by so many repetitions. Seeds for: what it takes to show "
+        "so much compute with probability 0.8, as one of so many comparisons, and the device hours of both arms.",
     )
 
 
@@ -128,8 +171,8 @@ def arm_table(experiment: Experiment) -> Table:
         columns=["arm", "step", "compiled", "done", "val. loss", "bits/byte", "ms/step", "tokens/s", "MFU", "GiB"],
         rows=rows,
         text_columns=3,
-        note="Mean over finished seeds ± standard deviation between them. The comparison rests on the "
-        "spread of the paired differences, which is another.",
+        note="Mean over finished seeds ± standard deviation between them. The comparison rests on the spread of the "
+        "paired differences, which is another.",
     )
 
 

@@ -9,7 +9,7 @@ from harness.evidence.comparison import Comparison
 from harness.evidence.paired import MIN_SEEDS
 from harness.evidence.store import Experiment
 from harness.evidence.verdicts import SURVIVOR
-from harness.report.numbers import count, effect_interval, mean_and_spread, percent, signed
+from harness.report.numbers import DASH, count, effect_interval, mean_and_spread, percent, signed
 
 
 def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
@@ -66,7 +66,7 @@ def _behind(c: Comparison, titles: dict[str, str]) -> str:
     """In parentheses, what a verdict rests on: the effect, and at how many seeds the arm failed."""
     parts = []
     if c.compute is not None and c.verdict != "not comparable":
-        within = "" if c.compute_low is None else f", {effect_interval(c)}"
+        within = f", {effect_interval(c)}" * (effect_interval(c) != DASH)
         parts.append(f"worth {percent(c.compute)} of compute{within}")
     if c.verdict in ("better", "worse"):
         parts.append(f"{_amount(c)} against {titles[c.reference]}")
@@ -79,8 +79,8 @@ def _failed(c: Comparison) -> str:
     """That an arm failed on some of its seeds: the others may be those that were easy."""
     if not c.failed_seeds:
         return ""
-    is_survivor = c.verdict == "undecided" and SURVIVOR in c.note
-    return f"{SURVIVOR if is_survivor else 'failed'} on {c.failed} seeds"
+    survived = c.verdict == "undecided" and SURVIVOR in c.note
+    return f"{SURVIVOR if survived else 'failed'} on {c.failed} seeds"
 
 
 def _amount(c: Comparison) -> str:

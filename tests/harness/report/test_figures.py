@@ -156,6 +156,10 @@ def test_the_first_figure_is_what_arms_are_worth_in_compute(tmp_path: Path) -> N
     assert {0.0, 0.01, -0.01, 0.1}.issubset(set(axes.get_xticks().tolist()))
     ends = {line.get_color(): line for line in axes.lines if line.get_marker() == ">"}
     assert len(ends) == 1 and next(iter(ends.values())).get_xdata()[0] == high  # type: ignore[index]
+    endless = [replace(c, compute_low=None, compute_high=None) for c in with_effects(tmp_path, effects)]
+    sketch = effects_figure(experiment, endless)
+    assert sketch is not None
+    assert [line.get_marker() for line in sketch.figure.axes[0].lines if line.get_marker() in "<>"] == ["<", ">"] * 2
     words = [text.get_text() for text in axes.texts]
     assert len(words) == 3 and any("+69 %, n = 3" in text for text in words) and any("no slope" in w for w in words)
     drawn = draw_figures(experiment, with_effects(tmp_path, effects))
@@ -181,22 +185,53 @@ def test_a_sweep_has_its_symbol_on_the_axis(tmp_path: Path) -> None:
     assert curves[0].get_ydata() == pytest.approx([0.021, 0.041, 0.161], abs=0.001 + 1e-9)
 
 
+def test_a_ladder_has_parameters_on_the_axis(tmp_path: Path) -> None:
+    for size, params in {"small": 1_000_000, "large": 16_000_000}.items():
+        for step in ("baseline", "ra-v5-eager"):
+            for seed in (1, 2):
+                run = write_run(tmp_path, f"{step}@STUDY_SIZE={size}", seed, val_loss=3.5 + 0.001 * seed)
+                summary = json.loads((run / "summary.json").read_text())
+                (run / "summary.json").write_text(json.dumps(summary | {"params": params}))
+    experiment = load_experiment(tmp_path)
+    (sketch,) = [s for draw in sweep_figures(experiment, compare(experiment)) if (s := draw())]
+    (axes,) = sketch.figure.axes
+    assert (sketch.name, axes.get_xscale(), axes.get_xlabel()) == ("sweep-study_size", "log", "parameters")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1 M", "16 M"]
+
+
 def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
     for step, losses in {"baseline": (3.6, 3.4, 3.5), "ra-v5-eager": (3.6, 3.5, 3.45)}.items():
         write_run(tmp_path, step, 1, title=step)
         for rate, loss in zip(("3e-4", "1e-3", "3e-3"), losses, strict=True):
             write_run(tmp_path / "tuning", f"{step}@LEARNING_RATE={rate}", 101, val_loss=loss)
-    trials = tuning_trials(load_experiment(tmp_path))
+    experiment = load_experiment(tmp_path)
+    trials = tuning_trials(experiment)
     assert trials is not None
-    assert {(t.base, t.best, t.at_edge) for t in tuned(trials)} == {
+    assert {(t.step, t.best, t.at_edge) for t in tuned(trials, experiment)} == {
         ("baseline", "1e-3", False),
         ("ra-v5-eager", "3e-3", True),
     }
-    assert edges(trials) == [
+    assert edges(trials, experiment) == [
         "ra-v5-eager: the best LEARNING_RATE that was tried, 3e-3, is at the edge of what was: 3e-4, 1e-3, 3e-3"
     ]
     drawing = draw(tmp_path)["tuning"]
     assert "best at the edge" in text_in(drawing.svg) and "at an edge: ra-v5-eager" in drawing.caption
+
+
+def test_sweeps_and_sizes_of_an_experiment_are_not_what_was_tuned(tmp_path: Path) -> None:
+    for size in ("small", "large"):
+        write_run(tmp_path, f"baseline@STUDY_SIZE={size}", 1)
+        for rate, gates in (("1e-3", 1), ("1e-3", 10), ("3e-3", 1)):
+            name = f"baseline@STUDY_SIZE={size}@LEARNING_RATE={rate}@RA_V5_GATE_LR_MULT={gates}"
+            write_run(tmp_path / "tuning", name, 101, val_loss=3.5 + (rate == "3e-3") + gates / 100)
+    experiment = load_experiment(tmp_path)
+    trials = tuning_trials(experiment)
+    assert trials is not None
+    assert {(t.step, t.symbol, t.best) for t in tuned(trials, experiment)} == {
+        (f"baseline@STUDY_SIZE={size}", symbol, best)
+        for size in ("small", "large")
+        for symbol, best in (("LEARNING_RATE", "1e-3"), ("RA_V5_GATE_LR_MULT", "1"))
+    }
 
 
 def test_trials_lengths_and_reruns_are_no_arms_of_a_figure(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_rows_of_markdown_tables_have_as_many_cells_as_their_heads(ablation: Pat
             tables[-1].append(line)
         elif tables[-1]:
             tables.append([])
-    assert len(tables) - 1 == 5
+    assert len(tables) - 1 == 6
     assert all(len({row.count("|") for row in table}) == 1 and len(table) > 2 for table in tables[:-1])
 
 
@@ -181,6 +181,7 @@ def test_an_arm_that_failed_is_not_better_without_that(tmp_path: Path) -> None:
     write_pairs(tmp_path, [-0.010, -0.011, -0.012])
     write_run(tmp_path, "baseline", 4, val_loss=3.5)
     assert "failed" not in report_of(tmp_path).verdict
+    assert "failed" not in report_of(tmp_path).comparison.columns
     write_run(tmp_path, "ra-v5-eager", 4, status="failed", error="step 7: loss nan", title="RA v5")
     found = report_of(tmp_path)
     assert "RA v5 (better on the seeds it survived, failed on 1 of 4 seeds)" in found.verdict
