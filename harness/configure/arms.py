@@ -17,7 +17,7 @@ from typing import Any
 from gpt2.base.errors import UserError
 from gpt2.config import DATA_PATHS, RunConfig, is_of_a_run
 from gpt2.dotconfig import Assignment, Resolved, file_of
-from harness.configure.kconfig import Size, Step, overlay
+from harness.configure.kconfig import Size, Step, note, overlay
 from harness.configure.study import StudyConfig, Sweep
 
 PATHS = (*DATA_PATHS, "INIT_FROM")
@@ -62,7 +62,7 @@ def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], 
                 fragment.append(Assignment("COMPILE_MODEL", "y", "STUDY_COMPILE"))
             arm = Arm(name=name + (f"@STUDY_SIZE={size.name}" if size else ""), assignments=tuple(fragment))
             arms += swept(base, arm, sweep, "ABLATION_SWEEP")
-    _refuse_the_same_twice(base, arms)
+    _note_the_same_twice(base, arms)
     for symbol, values in sweep:
         if len(values) > 1 and not any(f"@{symbol}=" in arm.name for arm in arms):
             raise UserError(
@@ -146,13 +146,14 @@ def refuse_sweep(setting: str, symbol: str, values: Sequence[str]) -> None:
         )
 
 
-def _refuse_the_same_twice(base: Resolved, arms: Sequence[Arm]) -> None:
+def _note_the_same_twice(base: Resolved, arms: Sequence[Arm]) -> None:
+    """Say which arms would be the same run: it may be meant so."""
     runs: dict[str, str] = {}
     for arm in arms:
         run = repr(sorted(_what_is_run(overlay(base, arm.assignments).run_config()).items()))
         if run in runs:
-            raise UserError(f"{runs[run]} and {arm.name} would be the same run: leave one of them out")
-        runs[run] = arm.name
+            note(f"{runs[run]} and {arm.name} are the same run under two names")
+        runs.setdefault(run, arm.name)
 
 
 def _over(below: Sequence[Assignment], above: Sequence[Assignment]) -> list[Assignment]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -183,8 +184,26 @@ def make_plan(base: Resolved, asked: Iterable[Assignment] | None = None) -> Plan
     `asked` are the settings that have to hold in a run, each in one at least: by default all that differ from the
     defaults. Raises UserError where one does not, or a run cannot be resolved.
     """
-    ablation = ablation_config(base.symbols)
-    slurm_config(base.symbols)  # a mistake in it is told here too, though it is of no run
+    with _origins(base):
+        ablation = ablation_config(base.symbols)
+        slurm_config(base.symbols)  # a mistake in it is told here too, though it is of no run
+        return _make_plan(base, ablation, asked)
+
+
+@contextmanager
+def _origins(base: Resolved) -> Iterator[None]:
+    """Have what is wrong with a study's settings name the file and the line too."""
+    try:
+        yield
+    except UserError as error:
+        origins = {a.symbol: a.origin for a in base.minimal()}
+        symbol = str(error).partition("=")[0].partition(":")[0]
+        if symbol.startswith("STUDY_") and symbol in origins:
+            raise UserError(f"{origins[symbol]}: CONFIG_{error}") from None
+        raise
+
+
+def _make_plan(base: Resolved, ablation: AblationConfig, asked: Iterable[Assignment] | None) -> Plan:
     study = ablation.study
     compared = compared_arms(base, ablation.steps, study.sizes, ablation.sweep)
     tuned = read_tuned(ablation.directory, study) if study.tune else None
