@@ -51,9 +51,11 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         "reference": [titles[c.reference] for c in losses],
         "n": [str(c.n) for c in losses],
     }
+    verdicts = [c.verdict for c in losses]
     if any(c.compute is not None for c in losses):
         columns[IN_COMPUTE] = [percent(c.compute) for c in losses]
         columns[ITS_INTERVAL] = [effect_interval(c) for c in losses]
+        columns["verdict"] = verdicts  # the rest may be out of sight
     columns |= {
         "Δ loss": [signed(c.delta_mean, 4) for c in losses],
         "Δ %": [DASH if c.relative is None else f"{signed(100 * c.relative, 2)} %" for c in losses],
@@ -67,7 +69,8 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
     if any(len(c.block.sizes) > 1 for c in losses):
         columns["look"] = [c.look for c in losses]
     columns["registered"] = [c.registered for c in losses]
-    columns |= {"verdict": [c.verdict for c in losses], "note": [c.note for c in losses]}
+    columns.setdefault("verdict", verdicts)
+    columns["note"] = [c.note for c in losses]
     in_compute = (
         " Compute: by how much more compute the reference would have come to that loss, by the slope over its lengths; "
         "higher is better." * (IN_COMPUTE in columns)

@@ -11,6 +11,9 @@ from harness.evidence.store import Experiment
 from harness.evidence.verdicts import SURVIVOR
 from harness.report.numbers import DASH, count, effect_interval, mean_and_spread, percent, signed
 
+FEW = 3
+"""Of more arms than these that are undecided, what each may be worth is left to the table."""
+
 
 def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
     """One or two plain sentences on the final validation loss. That nothing can be said yet is a verdict too."""
@@ -30,7 +33,9 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
     for word in ("better", "worse", "equivalent", "undecided", "not comparable"):
         members = [c for c in tested if c.verdict == word and c not in few]
         if members:
-            groups.append(f"{_WORDS[word]}: {'; '.join(titles[c.step] + _behind(c, titles) for c in members)}.")
+            in_short = word == "undecided" and len(members) > FEW
+            named = [titles[c.step] + (_failed_behind(c) if in_short else _behind(c, titles)) for c in members]
+            groups.append(f"{_WORDS[word]}: {'; '.join(named)}.")
     if few:
         said = "; ".join(f"{titles[c.step]} ({', '.join(filter(None, [count(c.n, 'seed'), _failed(c)]))})" for c in few)
         groups.append(f"Undecided with fewer than {MIN_SEEDS} seeds, which can show no difference: {said}.")
@@ -73,6 +78,10 @@ def _behind(c: Comparison, titles: dict[str, str]) -> str:
     if failed := _failed(c):
         parts.append(failed)
     return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _failed_behind(c: Comparison) -> str:
+    return f" ({failed})" if (failed := _failed(c)) else ""
 
 
 def _failed(c: Comparison) -> str:
