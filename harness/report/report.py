@@ -34,6 +34,7 @@ from harness.evidence.store import Experiment, write_summary_csv
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count
 from harness.report.pages import escape_markdown, show, templates
+from harness.report.study import registration_facts, sets_table, time_table
 from harness.report.sweeps import edges, tuning_trials
 from harness.report.tables import (
     IN_COMPUTE,
@@ -118,7 +119,8 @@ def make_report(experiment: Experiment, comparisons: Sequence[Comparison], figur
         facts=_facts(experiment),
         comparison=loss_table(experiment, losses),
         tables=[
-            *filter(None, [noise_table(experiment, comparisons)]),
+            *filter(None, [sets_table(experiment, comparisons), noise_table(experiment, comparisons)]),
+            *filter(None, [time_table(experiment, losses)]),
             cost_table(experiment, comparisons),
             arm_table(experiment),
             differences_table(experiment),
@@ -217,6 +219,7 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
         ("Arms", "; ".join(arm.title for arm in experiment.compared)),
         ("Seeds", ", ".join(map(str, sorted({run.seed for run in experiment.runs})))),
     ]
+    facts += registration_facts(experiment)
     dates = [f"{request.when:%Y-%m-%d %H:%M} UTC" for request in _requests(experiment) if request.when]
     if dates:
         facts.append(("Asked", ", ".join(dates)))
