@@ -6,6 +6,7 @@ A reader sees the old file or the new one, never a half; and what is read need n
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -67,6 +68,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically. Numbers that are not finite are written as null, which JSON has."""
     write_text(path, json.dumps(finite(value), indent=2) + "\n")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Read a file and write it anew while nobody else does so. Of several that ask each waits for its turn."""
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_file(path: Path, limit: int) -> bytes:

@@ -34,7 +34,7 @@ from harness.configure.kconfig import (
 from harness.configure.lists import parse_seeds, parse_steps, parse_sweep
 from harness.configure.slurm import slurm_config
 from harness.configure.study import StudyConfig, Sweep, study_config
-from harness.configure.tuning import TRIALS, read_tuned, settings_of, trials_of
+from harness.configure.tuning import TRIALS, TUNED, Choice, read_tuned, settings_of, trials_of
 
 LAST_EXPERIMENT = Path(".last-experiment")
 """Holds the directory of the experiment that `make` ran last."""
@@ -148,6 +148,11 @@ class Plan:
         return [run for stage in self.stages for run in stage.runs]
 
     @property
+    def keeps_going(self) -> bool:
+        """Whether other runs go on when one fails. That a trial diverges is an outcome: always, of trials."""
+        return self.study is None or bool(self.base.symbols["KEEP_GOING"])
+
+    @property
     def arms(self) -> list[PlannedRun]:
         """The first run of each step: the others are the same but for their seed."""
         first: dict[str, PlannedRun] = {}
@@ -207,12 +212,14 @@ def _make_plan(base: Resolved, ablation: AblationConfig, asked: Iterable[Assignm
     study = ablation.study
     compared = compared_arms(base, ablation.steps, study.sizes, ablation.sweep)
     tuned = read_tuned(ablation.directory, study) if study.tune else None
-    trials = _trials(base, [arm for arm in compared if tuned is None or arm.name not in tuned.choices], ablation)
-    if tuned is not None:
-        choices = {arm: choice.settings.items() for arm, choice in tuned.choices.items()}
-        compared = [
-            arm.with_settings(*(Assignment(*of, "tuned.json") for of in choices.get(arm.name, ()))) for arm in compared
-        ]
+    choices = tuned.choices if tuned else {}
+    trials = _trials(base, [arm for arm in compared if arm.name not in choices], choices, ablation)
+    compared = [
+        arm.with_settings(*(Assignment(*of, TUNED) for of in choices[arm.name].settings.items()))
+        if arm.name in choices
+        else arm
+        for arm in compared
+    ]
     others = beside(base, compared, study)
     of_arms = [_runs_of_arm(base, arm, ablation.directory, ablation.seeds) for arm in (*compared, *others)]
     _refuse_what_no_run_takes(base.minimal() if asked is None else asked, ablation, [runs[0] for runs in of_arms])
@@ -322,12 +329,14 @@ def _experiment_directory(symbols: Symbols) -> Path:
     return Path(results, str(symbols["MODEL_NAME"]))
 
 
-def _trials(base: Resolved, arms: Sequence[Arm], ablation: AblationConfig) -> Trials | None:
-    """What tunes these arms, as many trials each; None where there is nothing to tune."""
+def _trials(
+    base: Resolved, arms: Sequence[Arm], known: Mapping[str, Choice], ablation: AblationConfig
+) -> Trials | None:
+    """What tunes these arms, as many trials each as those had that are tuned, or more; None where there is nothing."""
     study = ablation.study
     if not study.tune or not arms:
         return None
-    most = max(len(trials_of(base, arm, study)) for arm in arms)
+    most = max([*(len(trials_of(base, arm, study)) for arm in arms), *(len(of.trials) for of in known.values())])
     of_arms = {arm.name: trials_of(base, arm, study, most) for arm in arms}
     directory = ablation.directory / TRIALS
     runs = [_runs_of_arm(base, trial, directory, study.tune_seeds) for trials in of_arms.values() for trial in trials]

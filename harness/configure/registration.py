@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import read_json, write_json
+from gpt2.base.files import locked, read_json, write_json
 from harness.configure.kconfig import list_steps
 from harness.configure.plan import Plan
 
@@ -65,10 +65,22 @@ def register(plan: Plan, *, code: Mapping[str, Any], data: Mapping[str, str]) ->
 
     code: as `code_state` has it. data: name -> hash of the data. Raises UserError where the file is damaged.
     """
-    assert plan.study is not None
     path = plan.directory / REGISTRATION
-    known = _entries(path) if path.exists() else []
-    entry = {
+    with locked(path):  # of several makes each adds to what the others have
+        known = _entries(path) if path.exists() else []
+        entry = _asked(plan, code, data) | {"previous": hash_of(known[-1]) if known else None}
+        if any(_says_nothing_new(entry, old) for old in known):
+            return ""
+        write_json(path, {"entries": [*known, entry]})
+    if not known:
+        return f"registered before the first run: {path}"
+    return f"amended, as what is asked for was not registered at first: {path}"
+
+
+def _asked(plan: Plan, code: Mapping[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
+    """What a plan asks for, as an entry without its place among the others."""
+    assert plan.study is not None
+    return {
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "question": plan.study.question or _question(plan),
         "metric": METRIC,
@@ -87,14 +99,7 @@ def register(plan: Plan, *, code: Mapping[str, Any], data: Mapping[str, str]) ->
             "dirty": code["dirty"],
             "data": dict(data),
         },
-        "previous": hash_of(known[-1]) if known else None,
     }
-    if any(_says_nothing_new(entry, old) for old in known):
-        return ""
-    write_json(path, {"entries": [*known, entry]})
-    if not known:
-        return f"registered before the first run: {path}"
-    return f"amended, as what is asked for was not registered at first: {path}"
 
 
 def read_registration(path: Path) -> tuple[Entry, ...]:

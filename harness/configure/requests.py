@@ -65,7 +65,9 @@ def asked_plan(directory: Path, load: Callable[[Path], Resolved] = load_complete
     trials = [plan.trials for plan in plans if plan.trials is not None]
     tuning = None
     if trials:
-        arms = {arm: of for each in trials for arm, of in each.arms.items()}
+        # An arm was asked for beside others that have more to tune, or less: as many trials as it was to have at most.
+        most = sorted(trials, key=lambda each: max(map(len, each.arms.values())))
+        arms = {arm: of for each in most for arm, of in each.arms.items()}
         tuning = Trials(plan=replace(trials[-1].plan, runs=_all([each.plan for each in trials])), arms=arms)
     return replace(plans[-1], runs=_all(plans), trials=tuning)
 

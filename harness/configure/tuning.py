@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import read_json, write_json
+from gpt2.base.files import locked, read_json, write_json
 from gpt2.base.text import shown
 from gpt2.dotconfig import Assignment, Resolved
 from harness.configure.arms import Arm, swept
@@ -100,6 +100,16 @@ def between(symbol: str, values: Sequence[str], n: int) -> list[str]:
     return more
 
 
+def check_equal(directory: Path, choices: Mapping[str, Choice], trials: int) -> None:
+    """Raise UserError where arms were tuned by another number of trials than the others will be."""
+    for arm, choice in choices.items():
+        if len(choice.trials) != trials:
+            raise UserError(
+                f"{directory / TUNED}: {arm} is the best of {len(choice.trials)} trials, and each arm that is added "
+                f"would be of {trials}: what was tuned more would win by it: choose another CONFIG_MODEL_NAME"
+            )
+
+
 def settings_of(trial: Arm, study: StudyConfig) -> dict[str, str]:
     """What is tuned, as a trial has it; of what does not concern its arm nothing."""
     return {a.symbol: a.value for a in trial.assignments for s, _ in study.tune if a.symbol == s and _names(trial, a)}
@@ -120,7 +130,7 @@ def read_tuned(directory: Path, study: StudyConfig) -> Tuned | None:
     tuned = parse_tuned(path)
     if (tuned.asked, tuned.seeds) != (study.tune, study.tune_seeds):
         raise UserError(
-            f"{path}: was chosen from {_asked(tuned.asked)} on seeds {_listed(tuned.seeds)}, and STUDY_TUNE asks for "
+            f"{path}: is chosen from {_asked(tuned.asked)} on seeds {_listed(tuned.seeds)}, and STUDY_TUNE asks for "
             f"{_asked(study.tune)} on seeds {_listed(study.tune_seeds)}: that is another experiment: choose another "
             "CONFIG_MODEL_NAME"
         )
@@ -140,8 +150,19 @@ def parse_tuned(path: Path) -> Tuned:
         raise UserError(f"{path}: is not what docs/results.md says of it: {shown(repr(error), 200)}") from None
 
 
-def write_tuned(directory: Path, tuned: Tuned) -> None:
-    """Keep what was chosen."""
+def add_choices(directory: Path, study: StudyConfig, choices: Mapping[str, Choice]) -> None:
+    """Keep what was chosen beside what was before, or by another make meanwhile. Of an arm the first choice stands.
+
+    Without any it is kept what is asked for, so that nothing else can be from now on. Raises UserError as `read_tuned`.
+    """
+    with locked(directory / TUNED):
+        known = read_tuned(directory, study)
+        merged = {**choices, **(known.choices if known else {})}
+        if known is None or merged.keys() != known.choices.keys():
+            _write(directory, Tuned(asked=study.tune, seeds=study.tune_seeds, choices=merged))
+
+
+def _write(directory: Path, tuned: Tuned) -> None:
     write_json(
         directory / TUNED,
         {

@@ -116,6 +116,10 @@ def reference_of(model: str) -> str | None:
     return settings["STEP_REFERENCE"].split(",")[0] or None
 
 
+_NO_STUDY = {"ABLATION_SIZES": "", "STUDY_TUNE": "", "STUDY_LENGTHS": "", "STUDY_RERUNS": "0", "STUDY_LOOKS": "1"}
+"""A pair alone, of a configuration that asks for more: what is tuned on noise is tuned to nothing."""
+
+
 def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) -> Plan:
     """The runs of a test: a model and its reference over the seeds of `base`, with `overrides` on top.
 
@@ -123,7 +127,7 @@ def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) ->
     UserError where they do not fit.
     """
     steps = ",".join(filter(None, [reference_of(model), STEPS[model]]))
-    pair = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps, "ABLATION_SWEEP": ""}
+    pair = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps, "ABLATION_SWEEP": "", **_NO_STUDY}
     resolved = overlay(base, overrides, _assignments(pair))
     if not any(a.symbol == "MODEL_NAME" for a in overrides):
         R = f"-R{resolved.symbols['RA_V5_R']}" if model.startswith("ra") else ""

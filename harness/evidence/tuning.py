@@ -51,8 +51,8 @@ def at_edges(best: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> lis
 
 
 def _loss_over_seeds(paths: Sequence[Path]) -> float | None:
-    losses = [_loss(path) for path in paths]
-    return None if None in losses else statistics.fmean(filter(None, losses))
+    losses = [loss for path in paths if (loss := _loss(path)) is not None]
+    return statistics.fmean(losses) if len(losses) == len(paths) else None
 
 
 def _loss(path: Path) -> float | None:
@@ -61,7 +61,7 @@ def _loss(path: Path) -> float | None:
     if summary["status"] == "done" and is_finite(summary["val_loss"]):
         return float(summary["val_loss"])
     events = (line for line in read_metrics(path / "metrics.jsonl") if line["kind"] == "event")
-    if summary["status"] == "failed" and any(line["event"] == "nonfinite" for line in events):
+    if summary["status"] == "failed" and any(line["event"] in ("nonfinite", "not_finite") for line in events):
         return None
     raise UserError(
         f"{path}: the trial is {summary['status']}, and did not diverge: tuning waits for it; run make again"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment
-from harness.configure.plan import Plan
+from harness.configure.plan import Plan, Trials
 from harness.configure.requests import asked_plan
 from harness.configure.slurm import slurm_config
-from harness.configure.tuning import Tuned, read_tuned, write_tuned
+from harness.configure.tuning import add_choices, check_equal, read_tuned
 from harness.evidence.tuning import choose
 from harness.launch import runner, slurm
 
@@ -23,7 +24,10 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
     Raises UserError before anything is run if it cannot be, and after tuning if that found nothing.
     """
     if plan.trials is not None:
+        assert plan.study is not None
+        _refuse_late_tuning(plan, plan.trials)
         runner.get_ready_to_run(plan)  # so that what is asked for is registered before the first trial
+        add_choices(plan.directory, plan.study, {})
         print(f"tuning first: {len(plan.trials.plan.runs)} trials in {plan.trials.plan.directory}", flush=True)
         if _train(plan.trials.plan, given, began) == 130:
             return 130
@@ -39,13 +43,26 @@ def _train(plan: Plan, given: Sequence[Assignment], began: float | None) -> int:
 def _tuned(plan: Plan) -> Plan:
     """A plan with its arms at the best that their trials found, which is kept in tuned.json."""
     assert plan.trials is not None and plan.study is not None
-    known = read_tuned(plan.directory, plan.study)
-    choices = {**(known.choices if known else {}), **choose(plan.trials)}
-    write_tuned(plan.directory, Tuned(asked=plan.study.tune, seeds=plan.study.tune_seeds, choices=choices))
+    add_choices(plan.directory, plan.study, choose(plan.trials))
+    tuned = read_tuned(plan.directory, plan.study)
+    assert tuned is not None
     for arm in plan.trials.arms:
-        choice = choices[arm]
+        choice = tuned.choices[arm]
         chosen = ", ".join(f"{symbol}={value}" for symbol, value in choice.settings.items())
         edge = f", at the edge of what was tried of {' and '.join(choice.at_edge)}" * bool(choice.at_edge)
         print(f"{arm}: {chosen}, the best of {len(choice.trials)} trials{edge}", flush=True)
     runs = {run.name: run for run in asked_plan(plan.directory).runs}
     return replace(plan, runs=tuple(runs[run.name] for run in plan.runs), trials=None)
+
+
+def _refuse_late_tuning(plan: Plan, trials: Trials) -> None:
+    """Raise UserError where an arm that is to be tuned has begun without, or others were tuned less or more."""
+    assert plan.study is not None
+    tuned = read_tuned(plan.directory, plan.study)
+    check_equal(plan.directory, tuned.choices if tuned else {}, max(map(len, trials.arms.values())))
+    for run in plan.runs:
+        if run.step in trials.arms and (run.path / "provenance.json").exists():
+            raise UserError(
+                f"{run.path}: has begun, and {run.step} is to be tuned first: that is another experiment: choose "
+                "another CONFIG_MODEL_NAME"
+            )

@@ -52,7 +52,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
             view,
             identities=identities,
             given=[f"{a.symbol}={a.value}" for a in given],
-            keep_going=bool(plan.base.symbols["KEEP_GOING"]),
+            keep_going=plan.keeps_going,
             ended=table.run_ended,
         )
         is_finished = pipeline.run()

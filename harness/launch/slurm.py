@@ -116,7 +116,7 @@ class _Ablation:
                 self._submit()
                 self._next_try = time.monotonic() + TRY_S
             self._follow()
-            if self._failed and not self._plan.base.symbols["KEEP_GOING"]:
+            if self._failed and not self._plan.keeps_going:
                 self.stop()
                 return 1
             time.sleep(POLL_S)

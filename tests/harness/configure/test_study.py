@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment, resolve
 from harness.configure.plan import Plan, PlannedRun, make_plan, running_order
 from harness.configure.registration import read_registration, register
-from harness.configure.tuning import Choice, Tuned, between, read_tuned, write_tuned
+from harness.configure.tuning import Choice, Trial, Tuned, add_choices, between, check_equal, read_tuned
 from harness.evidence.tuning import at_edges, choose
 from tests.harness.synthetic_runs import write_run
 
@@ -86,7 +87,7 @@ def test_what_was_tuned_is_what_is_compared(tmp_path):
         "ra-v5-eager": "4e-4",
         "mla": "1e-4",
     }
-    write_tuned(before.directory, Tuned(asked=before.study.tune, seeds=before.study.tune_seeds, choices=choices))
+    add_choices(before.directory, before.study, choices)
     assert read_tuned(before.directory, before.study) == Tuned(
         asked=before.study.tune, seeds=before.study.tune_seeds, choices=choices
     )
@@ -98,8 +99,57 @@ def test_what_was_tuned_is_what_is_compared(tmp_path):
     # An arm that is added is tuned for itself.
     more = planned(tmp_path, **symbols | {"RA_MLA_ABLATION_STEPS": "baseline,ra-v5-eager,mla,ra-mla"})
     assert more.trials is not None and set(more.trials.arms) == {"ra-mla"}
-    with pytest.raises(UserError, match=r"was chosen from .* another experiment"):
+    with pytest.raises(UserError, match=r"is chosen from .* another experiment"):
         planned(tmp_path, **symbols | {"STUDY_TUNE": "LEARNING_RATE=1e-4,3e-4"})
+
+
+def test_an_arm_that_is_added_has_as_many_trials_as_those_before(tmp_path):
+    """Or it would win, or lose, by its tuning."""
+    tune = {"STUDY_TUNE": "LEARNING_RATE=1e-4,4e-4;RA_V5_GATE_LR_MULT=1,10", "MIN_LR": "0"}
+
+    def chosen(plan: Plan, n: int) -> dict[str, Choice]:
+        assert plan.trials is not None
+        trial = Trial(arm="x", settings={"LEARNING_RATE": "1e-4"}, val_loss=3.0)
+        return {
+            arm: Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(trial,) * n, at_edge=()) for arm in plan.trials.arms
+        }
+
+    both = planned(tmp_path, RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager", **tune)
+    both.directory.mkdir(parents=True)
+    assert both.study is not None
+    add_choices(both.directory, both.study, chosen(both, 4))
+    added = planned(tmp_path, RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager,mla", **tune).trials
+    assert added is not None and len(added.arms["mla"]) == 4
+    # What is to be added has more to tune than there was: too late.
+    (tmp_path / "other").mkdir()
+    alone = planned(tmp_path / "other", RA_MLA_ABLATION_STEPS="baseline", **tune)
+    alone.directory.mkdir(parents=True)
+    assert alone.study is not None
+    add_choices(alone.directory, alone.study, chosen(alone, 2))
+    late = planned(tmp_path / "other", RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager", **tune)
+    tuned = read_tuned(late.directory, alone.study)
+    assert late.trials is not None and tuned is not None
+    with pytest.raises(UserError, match=r"tuned\.json: baseline is the best of 2 trials, .* would be of 4"):
+        check_equal(late.directory, tuned.choices, len(late.trials.arms["ra-v5-eager"]))
+
+
+def test_several_makes_add_to_what_each_other_chose_and_registered(tmp_path):
+    tune = {"STUDY_TUNE": "LEARNING_RATE=1e-4,4e-4", "MIN_LR": "0"}
+    plans = [planned(tmp_path, RA_MLA_ABLATION_STEPS=steps, **tune) for steps in ("baseline", "mla", "ra-mla")] * 3
+    plans[0].directory.mkdir(parents=True)
+    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=())
+
+    def make(plan: Plan) -> None:
+        assert plan.study is not None
+        add_choices(plan.directory, plan.study, {plan.runs[0].step: choice})
+        register(plan, code=CODE, data={})
+
+    with ThreadPoolExecutor(len(plans)) as pool:
+        list(pool.map(make, plans))
+    tuned = read_tuned(plans[0].directory, plans[0].study)
+    assert tuned is not None and set(tuned.choices) == {"baseline", "mla", "ra-mla"}
+    entries = read_registration(plans[0].directory / "registration.json")
+    assert sorted(arm for entry in entries for arm in entry.arms) == ["baseline", "mla", "ra-mla"]
 
 
 def finished(run: PlannedRun, val_loss: float, **how: Any) -> Path:
@@ -217,7 +267,7 @@ def test_a_tuned_json_that_was_damaged_is_refused(tmp_path):
     plan.directory.mkdir(parents=True)
     path = plan.directory / "tuned.json"
     choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=())
-    write_tuned(plan.directory, Tuned(asked=plan.study.tune, seeds=(1001,), choices={"baseline": choice}))
+    add_choices(plan.directory, plan.study, {"baseline": choice})
     good = json.loads(path.read_text())
     for bad in ({}, [], {**good, "arms": 3}, {**good, "arms": {"baseline": {}}}, {**good, "seeds": ["x"]}):
         path.write_text(json.dumps(bad))
@@ -237,6 +287,9 @@ def test_a_trial_that_diverged_is_not_chosen(tmp_path):
     choices = choose(plan.trials)
     assert {choice.settings["LEARNING_RATE"] for choice in choices.values()} == {"1e-4"}
     assert [trial.val_loss for trial in choices["mla"].trials] == [3.0, None]
+    # It is an outcome, which stops nothing; a run of the comparison that fails does, where that is asked for.
+    assert plan.trials.plan.keeps_going
+    assert not planned(tmp_path, KEEP_GOING="n").keeps_going
 
 
 @pytest.mark.parametrize("how", ["failed", "absent", "interrupted"])

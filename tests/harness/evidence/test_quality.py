@@ -14,10 +14,19 @@ from scipy import stats
 
 from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment, load, resolve
-from harness.configure.kconfig import find_defconfig
+from harness.configure.kconfig import find_defconfig, overlay
 from harness.configure.plan import Plan
 from harness.evidence.gate_noise import superiority
-from harness.evidence.quality import FAIL, PASS, UNDECIDED, Quality, assess, plan_quality, reference_of
+from harness.evidence.quality import (
+    FAIL,
+    PASS,
+    UNDECIDED,
+    Quality,
+    assess,
+    plan_gate_noise,
+    plan_quality,
+    reference_of,
+)
 from harness.evidence.store import load_experiment
 from scripts import quick_quality_test
 from tests.harness.synthetic_runs import write_config, write_run
@@ -42,6 +51,17 @@ def test_each_model_has_the_reference_its_step_names(model: str, reference: str 
     made = plan(model, ABLATION_SEEDS="1,2")
     pair = [reference, model] if reference else [model]
     assert [run.config.model.attention for run in made.runs] == pair * 2
+
+
+def test_of_a_study_the_pair_alone_is_run_and_none_of_it_is_tuned_to_noise() -> None:
+    asked = {"ABLATION_SWEEP": "DROPOUT=0.0,0.1", "STUDY_TUNE": "LEARNING_RATE=1e-3,2e-3", "STUDY_LENGTHS": "0.5"}
+    asked |= {"STUDY_RERUNS": "1", "STUDY_LOOKS": "2", "ABLATION_SEEDS": "1,2", "ABLATION_SIZES": "bytes-0.1m"}
+    study = overlay(load(find_defconfig("gpt2-quality")), [Assignment(s, v, "test") for s, v in asked.items()])
+    made = plan_quality(study, "ra_v5", [])
+    noise = plan_gate_noise(made, "ra_v5")
+    assert noise is not None and noise.trials is None and made.trials is None
+    assert [run.step for run in made.runs] == ["baseline", "ra-v5-eager"] * 2
+    assert [run.step for run in noise.runs] == ["ra-v5-eager"] * 2
 
 
 def test_the_experiment_is_named_after_what_is_asked() -> None:

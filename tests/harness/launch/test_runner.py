@@ -128,12 +128,23 @@ def wait_for_training(path: Path) -> None:
         time.sleep(0.05)
 
 
+LONG = {"MAX_ITERS": "300", "EVAL_INTERVAL": "100", "CHECKPOINT_INTERVAL": "50"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """A run that was left in peace."""
+    plan = planned(tmp_path_factory.mktemp("whole"), RA_MLA_ABLATION_STEPS="1", **LONG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(plan.directory.parent.parent)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        assert run_plan(plan) == 0
+    return plan
+
+
 @pytest.mark.parametrize("stop", ["Ctrl-C", "SIGKILL"])
-def test_stopped_in_the_middle_and_continued_to_the_same_losses(tmp_path: Path, stop: str) -> None:
-    settings = {"MAX_ITERS": "300", "EVAL_INTERVAL": "100"}
-    whole = planned(tmp_path, MODEL_NAME="whole", RA_MLA_ABLATION_STEPS="1", **settings)
-    assert run_plan(whole) == 0
-    plan = planned(tmp_path, MODEL_NAME="parts", **settings)
+def test_stopped_in_the_middle_and_continued_to_the_same_losses(tmp_path: Path, whole: Plan, stop: str) -> None:
+    plan = planned(tmp_path, MODEL_NAME="parts", **LONG)
     plan.base.write(DOTCONFIG)
     process = start()
     first, second = running_order(plan.runs)

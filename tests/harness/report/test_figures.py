@@ -18,10 +18,12 @@ from harness.evidence.comparison import Comparison
 from harness.evidence.paired import paired_test
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
+from harness.report.curves import loss_against_tokens_figure
 from harness.report.differences import effects_figure, mean_interval
 from harness.report.figures import Drawing, draw_figures
 from harness.report.gates import final_gates, gates_over_training
 from harness.report.series import loss_against_flop, loss_curves
+from harness.report.style import STYLE, write_sketch
 from harness.report.sweeps import edges, sweep_figures, tuned, tuning_trials
 from tests.harness.synthetic_runs import write_ablation, write_run
 
@@ -29,6 +31,14 @@ from tests.harness.synthetic_runs import write_ablation, write_run
 def draw(path: Path) -> dict[str, Drawing]:
     experiment = load_experiment(path)
     return {drawing.name: drawing for drawing in draw_figures(experiment, compare(experiment))}
+
+
+def loss_curves_of(path: Path) -> Path:
+    """The figure of loss against tokens, and none of the others."""
+    with matplotlib.rc_context(STYLE):
+        sketch = loss_against_tokens_figure(load_experiment(path))
+        assert sketch is not None
+        return write_sketch(sketch, path).svg
 
 
 def text_in(svg: Path) -> str:
@@ -72,13 +82,12 @@ def test_an_arm_has_one_colour_in_all_figures(ablation: dict[str, Drawing]) -> N
             assert colour in svg, name
 
 
-def test_the_same_results_give_the_same_svg_and_no_state_is_left(tmp_path: Path) -> None:
-    write_run(tmp_path, "baseline", 1)
-    write_run(tmp_path, "ra-v5-eager", 1, gates=("w_rec",))
+def test_the_same_results_give_the_same_svg_and_no_state_is_left(ablation: dict[str, Drawing]) -> None:
+    first = {name: drawing.svg.read_bytes() for name, drawing in ablation.items()}
     before = dict(matplotlib.rcParams)
-    first = {name: drawing.svg.read_bytes() for name, drawing in draw(tmp_path).items()}
+    again = draw(ablation["gates-final"].svg.parent.parent)
     assert dict(matplotlib.rcParams) == before
-    assert {name: drawing.svg.read_bytes() for name, drawing in draw(tmp_path).items()} == first
+    assert {name: drawing.svg.read_bytes() for name, drawing in again.items()} == first
 
 
 def test_runs_that_have_only_begun_draw_what_they_can(tmp_path: Path) -> None:
@@ -88,20 +97,18 @@ def test_runs_that_have_only_begun_draw_what_they_can(tmp_path: Path) -> None:
     assert set(draw(tmp_path)) == {"loss-vs-tokens", "loss-vs-time", "training"}
 
 
-@pytest.mark.parametrize("status", ["failed", None])
-def test_a_run_that_is_not_finished_does_not_change_the_curves_of_those_that_are(
-    tmp_path: Path, status: str | None
-) -> None:
+def test_a_run_that_is_not_finished_does_not_change_the_curves_of_those_that_are(tmp_path: Path) -> None:
     for step in ("baseline", "ra-v5-eager"):
         write_run(tmp_path, step, 1)
-    whole = draw(tmp_path)["loss-vs-tokens"].svg.read_bytes()
-    write_run(tmp_path, "ra-v5-eager", 2, val_loss=9.0, status=status)
-    assert draw(tmp_path)["loss-vs-tokens"].svg.read_bytes() == whole
+    whole = loss_curves_of(tmp_path).read_bytes()
+    for status in ("failed", None):
+        write_run(tmp_path, "ra-v5-eager", 2, val_loss=9.0, status=status)
+        assert loss_curves_of(tmp_path).read_bytes() == whole
 
 
 def test_names_that_look_like_mathematics_are_shown_as_they_are(tmp_path: Path) -> None:
     write_run(tmp_path, "baseline", 1, title=r"costs $5 or $6 {_^")
-    assert r"costs $5 or $6 {_^" in text_in(draw(tmp_path)["loss-vs-tokens"].svg)
+    assert r"costs $5 or $6 {_^" in text_in(loss_curves_of(tmp_path))
 
 
 def test_many_arms_with_long_names(tmp_path: Path) -> None:
@@ -214,7 +221,13 @@ def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
     assert edges(trials, experiment) == [
         "ra-v5-eager: the best LEARNING_RATE that was tried, 3e-3, is at the edge of what was: 3e-4, 1e-3, 3e-3"
     ]
-    drawing = draw(tmp_path)["tuning"]
+    # Neither trials nor lengths and reruns are arms of the other figures.
+    for step in ("baseline@MAX_ITERS=400", "baseline@RERUN=1"):
+        write_run(tmp_path, step, 1, title="baseline")
+    assert [arm.step for arm in load_experiment(tmp_path).compared] == ["baseline", "ra-v5-eager"]
+    drawings = draw(tmp_path)
+    assert "MAX_ITERS" not in text_in(drawings["loss-vs-tokens"].svg)
+    drawing = drawings["tuning"]
     assert "best at the edge" in text_in(drawing.svg) and "at an edge: ra-v5-eager" in drawing.caption
 
 
@@ -232,13 +245,6 @@ def test_sweeps_and_sizes_of_an_experiment_are_not_what_was_tuned(tmp_path: Path
         for size in ("small", "large")
         for symbol, best in (("LEARNING_RATE", "1e-3"), ("RA_V5_GATE_LR_MULT", "1"))
     }
-
-
-def test_trials_lengths_and_reruns_are_no_arms_of_a_figure(tmp_path: Path) -> None:
-    for step in ("baseline", "baseline@MAX_ITERS=400", "baseline@RERUN=1", "ra-v5-eager"):
-        write_run(tmp_path, step, 1, title="B" if step.startswith("base") else "R")
-    assert [arm.step for arm in load_experiment(tmp_path).compared] == ["baseline", "ra-v5-eager"]
-    assert "MAX_ITERS" not in text_in(draw(tmp_path)["loss-vs-tokens"].svg)
 
 
 def test_gates_are_shown_beside_those_that_noise_moved(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""What `make` does with a plan that is tuned first. Trainers are stood in for: their runs are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gpt2.base.errors import UserError
+from harness.configure.plan import Plan, make_plan
+from harness.configure.requests import asked_plan
+from harness.launch import launch
+from tests.harness.synthetic_runs import write_run
+from tests.tiny import tiny
+
+TUNE = "LEARNING_RATE=1e-3,4e-3"
+
+
+class Makes:
+    """`make` in a folder, with runs that end as the learning rate has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trained: list[str] = []
+        self.left = 10**6
+        """Runs until Ctrl-C."""
+
+    def plan(self, steps: str = "baseline,mla", **symbols: str) -> Plan:
+        settings = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps, "ABLATION_SEEDS": "1,2,3"}
+        return make_plan(tiny(self.folder, **settings | {"STUDY_TUNE": TUNE} | symbols))
+
+    def train(self, plan: Plan, *_: object) -> int:
+        launch.runner.get_ready_to_run(plan)
+        for run in plan.runs:
+            if self.left == 0:
+                return 130
+            self.left -= 1
+            rate = run.config.optimizer.learning_rate
+            write_run(run.path.parent.parent, run.step, run.seed, val_loss=3 - rate)
+            path = run.path / "provenance.json"
+            identity = launch.runner.run_identity(run.config, launch.runner.open_dataset(run.config.data))
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": identity}))
+            self.trained.append(f"{run.path.relative_to(self.folder / 'results' / 'tiny')} {rate:g}")
+        return 0
+
+
+@pytest.fixture
+def makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Makes:
+    monkeypatch.chdir(tmp_path)
+    made = Makes(tmp_path)
+    monkeypatch.setattr(launch, "_train", made.train)
+    return made
+
+
+def rates(trained: Sequence[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for line in trained:
+        if not line.startswith("tuning/"):
+            found.setdefault(line.split("/")[0], set()).add(line.split()[1])
+    return found
+
+
+def test_arms_are_tuned_and_then_compared_at_their_best(makes: Makes) -> None:
+    assert launch.run_plan(makes.plan()) == 0
+    assert len(makes.trained) == 2 * 2 + 2 * 3
+    assert rates(makes.trained) == {"baseline": {"0.004"}, "mla": {"0.004"}}
+    # Once more: nothing is left to tune, and another arm is tuned alone.
+    assert makes.plan().trials is None
+    more = makes.plan("baseline,mla,gqa")
+    assert more.trials is not None and set(more.trials.arms) == {"gqa"}
+
+
+def test_tuning_that_was_interrupted_goes_on_as_it_was_asked_for(makes: Makes) -> None:
+    makes.left = 3
+    assert launch.run_plan(makes.plan()) == 130
+    # Others would be chosen from when the first are known.
+    with pytest.raises(UserError, match=r"tuned\.json: is chosen from .*another experiment"):
+        makes.plan(STUDY_TUNE="LEARNING_RATE=1e-3,5e-3")
+    makes.left = 10**6
+    assert launch.run_plan(asked_plan(makes.plan().directory)) == 0
+    assert rates(makes.trained) == {"baseline": {"0.004"}, "mla": {"0.004"}}
+
+
+def test_an_arm_that_has_begun_untuned_is_not_tuned_later(makes: Makes) -> None:
+    assert launch.run_plan(makes.plan(STUDY_TUNE="")) == 0
+    before = len(makes.trained)
+    with pytest.raises(UserError, match=r"baseline/seed-1: has begun, and baseline is to be tuned first"):
+        launch.run_plan(makes.plan())
+    assert len(makes.trained) == before
+    assert len(asked_plan(makes.plan().directory).all_runs) == 6
+
+
+def test_an_arm_that_was_asked_for_twice_has_the_more_trials(makes: Makes) -> None:
+    """Of an arm with more to tune beside it there were more. What is asked for next to that changes nothing."""
+    tune = {"STUDY_TUNE": f"{TUNE};RA_V5_GATE_LR_MULT=1,10"}
+    makes.left = 1
+    for steps in ("baseline,ra-v5-eager", "baseline"):
+        launch.run_plan(makes.plan(steps, **tune))
+    plan = asked_plan(makes.plan(**tune).directory)
+    assert plan.trials is not None
+    assert {arm: len(of) for arm, of in plan.trials.arms.items()} == {"baseline": 4, "ra-v5-eager": 4}
