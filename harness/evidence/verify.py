@@ -15,11 +15,10 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpt2.base.errors import UserError, one_line
+from gpt2.base.errors import UserError
 from gpt2.base.files import read_json
 from gpt2.config import DataConfig, RunConfig, identity_hash
 from gpt2.data.batches import eval_set
@@ -31,45 +30,12 @@ from gpt2.run.load import model_of
 from gpt2.run.lock import RunLock
 from gpt2.run.record import code_state
 from harness.configure.kconfig import list_steps, overlay
+from harness.evidence.findings import NOTE, Finding, Note, Said, Wrong, findings
 from harness.evidence.recount import differ, line_errors, summary_errors
 from harness.evidence.store import Json, RunRecord, read_metrics, read_settings, summary_row
 
-OK, FAIL, NOTE = "ok", "FAIL", "note"
-"""What a check comes to. A note: nothing wrong was found, and there is something to be known."""
-
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What one check of one run came to."""
-
-    run: str
-    """`<step>/seed-<seed>`, or the name of a file of the experiment."""
-
-    check: str
-    """"records", "config", "data", "checkpoints", "metrics", "summary" or, of the experiment, "rows"."""
-
-    outcome: str
-    """OK, FAIL or NOTE."""
-
-    text: str = ""
-    """What is wrong, beginning with the file; or what there is to be known, such as what was not looked at."""
-
-
-class Wrong(str):
-    """What is wrong, in one line that begins with the file."""
-
-
-class Note(str):
-    """What is not wrong, and should be known all the same."""
-
-
-class Fine(str):
-    """What is as it should be, and worth a word."""
-
-
-Said = Iterator[Wrong | Note | Fine]
 
 Scans = dict[DataConfig, tuple[Dataset, str] | None]
 """Data sets and the hash of the tokens that are there now; None for one that is not here. Each is read once."""
@@ -152,24 +118,6 @@ def repeatable(experiment: Path) -> dict[Path, Json]:
     """Summaries, by directory, of the finished runs that can be trained again: of this version, with data here."""
     runs = [run for run in map(Evidence, run_directories(experiment)) if run.status == "done" and not run.damage]
     return {run.path: run.summary for run in runs if run.summary and run.config and is_here(run.config.data)}
-
-
-def findings(run: str, name: str, path: Path, check: Said) -> Iterator[Finding]:
-    """One for each thing that is wrong, or one that says that nothing is. `path`: where what is checked lies."""
-    said: list[Wrong | Note | Fine] = []
-    try:
-        for text in check:
-            said.append(text)
-    except (UserError, OSError) as error:
-        said.append(Wrong(error))
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        what = f"{type(error).__name__}: {one_line(error)}"
-        said.append(Wrong(f"{path}: a record is not as docs/results.md has it: {what}"))
-    wrong = [text for text in said if isinstance(text, Wrong)]
-    yield from (Finding(run=run, check=name, outcome=FAIL, text=str(text)) for text in wrong)
-    if not wrong:
-        outcome = NOTE if any(isinstance(text, Note) for text in said) else OK
-        yield Finding(run=run, check=name, outcome=outcome, text="; ".join(said))
 
 
 def _records(run: Evidence) -> Said:
