@@ -65,24 +65,14 @@ def register(plan: Plan, *, code: Mapping[str, Any], data: Mapping[str, str]) ->
 
     code: as `code_state` has it. data: name -> hash of the data. Raises UserError where the file is damaged.
     """
-    assert plan.study is not None
     path = plan.directory / REGISTRATION
     known = _entries(path) if path.exists() else []
     entry = {
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "question": plan.study.question or _question(plan),
-        "metric": METRIC,
-        "margin": plan.study.margin,
-        "arms": {arm: list(names) for arm, names in plan.references.items()},
-        "seeds": list(plan.seeds),
-        "looks": plan.study.looks,
-        "lengths": list(plan.study.lengths),
-        "reruns": plan.study.reruns,
-        "tuning": _tuning(plan),
-        "sizes": [size.name for size in plan.study.sizes],
+        **asked_by(plan),
         "hashes": {
-            "config": _sha256(plan.base.text()),
-            "steps": {step.name: _sha256(step.path.read_text()) for step in list_steps() if step.name in _steps(plan)},
+            "config": sha256(plan.base.text()),
+            "steps": hashes_of_steps(plan),
             "code": code["commit"],
             "dirty": code["dirty"],
             "data": dict(data),
@@ -95,6 +85,28 @@ def register(plan: Plan, *, code: Mapping[str, Any], data: Mapping[str, str]) ->
     if not known:
         return f"registered before the first run: {path}"
     return f"amended, as what is asked for was not registered at first: {path}"
+
+
+def asked_by(plan: Plan) -> dict[str, Any]:
+    """What an entry has of a plan, and of nothing else."""
+    assert plan.study is not None
+    return {
+        "question": plan.study.question or _question(plan),
+        "metric": METRIC,
+        "margin": plan.study.margin,
+        "arms": {arm: list(names) for arm, names in plan.references.items()},
+        "seeds": list(plan.seeds),
+        "looks": plan.study.looks,
+        "lengths": list(plan.study.lengths),
+        "reruns": plan.study.reruns,
+        "tuning": _tuning(plan),
+        "sizes": [size.name for size in plan.study.sizes],
+    }
+
+
+def hashes_of_steps(plan: Plan) -> dict[str, str]:
+    """SHA-256 of each of a plan's fragments, as they are now."""
+    return {step.name: sha256(step.path.read_text()) for step in list_steps() if step.name in _steps(plan)}
 
 
 def read_registration(path: Path) -> tuple[Entry, ...]:
@@ -162,10 +174,11 @@ def _steps(plan: Plan) -> set[str]:
 
 def hash_of(entry: Mapping[str, Any]) -> str:
     """What the entry after this one has as `previous`."""
-    return _sha256(json.dumps(entry, sort_keys=True))
+    return sha256(json.dumps(entry, sort_keys=True))
 
 
-def _sha256(text: str) -> str:
+def sha256(text: str) -> str:
+    """Of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -30,9 +30,15 @@ from gpt2.run.load import model_of
 from gpt2.run.lock import RunLock
 from gpt2.run.record import code_state
 from harness.configure.kconfig import list_steps, overlay
+from harness.configure.registration import REGISTRATION
+from harness.configure.tuning import TUNED
 from harness.evidence.findings import NOTE, Finding, Note, Said, Wrong, findings
+from harness.evidence.launches import NAME as LAUNCHES
 from harness.evidence.recount import differ, line_errors, summary_errors
-from harness.evidence.store import Json, RunRecord, read_metrics, read_settings, summary_row
+from harness.evidence.registration import registration_errors
+from harness.evidence.retrained import retrained
+from harness.evidence.store import Json, RunRecord, load_experiment, read_metrics, read_settings, summary_row
+from harness.evidence.tuned import tuning_errors
 
 T = TypeVar("T")
 
@@ -110,6 +116,10 @@ def verify(experiment: Path) -> Iterator[Finding]:
         for name, check in CHECKS.items():
             said = check(run, scans) if check is _data else check(run)
             yield from findings(run.name, name, path, said)
+    for file, (name, of_experiment) in CHECKS_OF_EXPERIMENT.items():
+        path = experiment / file
+        if path.exists():
+            yield from findings(file, name, path, of_experiment(experiment))
     path = experiment / "summary.csv"
     yield from findings(path.name, "rows", path, _rows(path, runs))
 
@@ -344,6 +354,21 @@ def _rows(path: Path, runs: Sequence[Evidence]) -> Said:
                 yield Wrong(f"{path}: {run.name}: {column} is {found!r}, and {expected!r} by its files")
 
 
+def _registered(experiment: Path) -> Said:
+    """Entries are what the configurations say that they were made of."""
+    yield from map(Wrong, registration_errors(experiment))
+
+
+def _tuned(experiment: Path) -> Said:
+    """Each choice is the one that its trials make, and the runs were trained with it."""
+    yield from map(Wrong, tuning_errors(load_experiment(experiment)))
+
+
+def _launches(experiment: Path) -> Said:
+    """No run has been trained twice."""
+    yield from map(Note, retrained(load_experiment(experiment)))
+
+
 @functools.cache
 def _code() -> dict[str, Any]:
     return code_state()
@@ -358,3 +383,10 @@ CHECKS: dict[str, Callable[..., Said]] = {
     "summary": _summary,
 }
 """What is looked at in each run, in this order."""
+
+CHECKS_OF_EXPERIMENT: dict[str, tuple[str, Callable[[Path], Said]]] = {
+    REGISTRATION: ("registered", _registered),
+    TUNED: ("tuned", _tuned),
+    LAUNCHES: ("once", _launches),
+}
+"""What is looked at in an experiment, where it has these files."""
