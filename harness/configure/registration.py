@@ -83,7 +83,7 @@ def register(plan: Plan, *, code: Mapping[str, Any], data: Mapping[str, str]) ->
         return ""
     write_json(path, {"entries": [*known, entry]})
     if not known:
-        return f"registered before the first run: {path}"
+        return f"registered before the first run: {path}, of hash {hash_of(entry)}"
     return f"amended, as what is asked for was not registered at first: {path}"
 
 
@@ -117,6 +117,14 @@ def read_registration(path: Path) -> tuple[Entry, ...]:
     if not path.exists():
         return ()
     return tuple(_entry(path, number, entry) for number, entry in enumerate(_entries(path), start=1))
+
+
+def published_hash(path: Path) -> str | None:
+    """Of the first entry: who published it before the first run can show that it is the one; None without a file.
+
+    Raises UserError as `read_registration` does.
+    """
+    return hash_of(_entries(path)[0]) if path.exists() else None
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

@@ -139,7 +139,8 @@ def _records(run: Evidence) -> Said:
     if run.summary is None and not summary.exists():
         yield Note("pending" if not provenance.exists() else "not finished")
     elif run.status is not None and run.status != "done":
-        yield Note(f"{run.status}: {run.summary and run.summary.get('error')}")
+        error = run.summary and run.summary.get("error")
+        yield Note(f"{run.status}: {error}" if error else run.status)
     if run.provenance is None:
         return
     identity, config_hash = run.provenance["identity"], run.provenance["config_hash"]

@@ -25,15 +25,16 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.dotconfig import load
+from harness.configure.registration import REGISTRATION, published_hash
 from harness.configure.requests import Request, asked_plan, requests
 from harness.evidence.comparison import Comparison, write_comparison_csv
 from harness.evidence.contamination import contamination, identity
 from harness.evidence.launches import mean_error, read_launches
-from harness.evidence.registration import registration_errors
+from harness.evidence.registration import entries_of, registration_errors
 from harness.evidence.retrained import retrained
 from harness.evidence.stats import compare, reference_of
 from harness.evidence.store import Experiment, write_summary_csv
-from harness.evidence.tuned import tuning_errors
+from harness.evidence.tuned import tuned_of, tuning_errors
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count
 from harness.report.pages import escape_markdown, show, templates
@@ -229,6 +230,7 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
         ("Arms", "; ".join(arm.title for arm in experiment.compared)),
         ("Seeds", ", ".join(map(str, sorted({run.seed for run in experiment.runs})))),
     ]
+    facts += _registered(experiment)
     dates = [f"{request.when:%Y-%m-%d %H:%M} UTC" for request in _requests(experiment) if request.when]
     if dates:
         facts.append(("Asked", ", ".join(dates)))
@@ -243,6 +245,25 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
     facts.append(("Tokens per run", _range(experiment, "tokens", "{:,.0f}")))
     facts.append(("Steps per run", _range(experiment, "iters", "{:,.0f}")))
     return facts + _launches(experiment)
+
+
+def _registered(experiment: Experiment) -> list[tuple[str, str]]:
+    """What was written down before the first run, and what was chosen for each arm."""
+    facts = []
+    if entries := entries_of(experiment.path):
+        first, *later = entries
+        words = [shown(first.question, SENTENCE), f"seeds {', '.join(map(str, first.seeds))}"]
+        words += [count(first.looks, "look"), f"margin {100 * first.margin:.3g} % of compute"]
+        words.append(f"hash {published_hash(experiment.path / REGISTRATION)}")
+        amended = "".join(f"; amended {entry.when:%Y-%m-%d %H:%M} UTC" for entry in later)
+        facts.append(("Registered", f"{first.when:%Y-%m-%d %H:%M} UTC: {'; '.join(words)}{amended}"))
+    if tuned := tuned_of(experiment):
+        chosen = (
+            f"{arm} {', '.join(f'{symbol}={value}' for symbol, value in choice.settings.items())}"
+            for arm, choice in tuned.choices.items()
+        )
+        facts.append(("Tuned", shown("; ".join(chosen), SENTENCE)))
+    return facts
 
 
 def _launches(experiment: Experiment) -> list[tuple[str, str]]:

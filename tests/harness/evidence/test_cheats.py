@@ -315,7 +315,12 @@ def test_the_table_has_every_cheat() -> None:
 def test_nothing_is_said_of_who_does_not_cheat(lab: Lab) -> None:
     assert "Before you believe it" not in lab.report()
     lab.make(ABLATION_SEEDS="1-8")
-    assert "Before you believe it" not in lab.report()
+    report = lab.report()
+    assert "Before you believe it" not in report
+    assert "beats its reference?; seeds 1, 2, 3, 4, 5, 6; 2 looks; margin 1 % of compute; hash " in report
+    content = json.loads((lab.path / "registration.json").read_text())
+    assert f"hash {content['entries'][1]['previous']}; amended 2026-01-10" in report
+    assert "Tuned: baseline LEARNING_RATE=6e-4; ra-v5-eager LEARNING_RATE=6e-4" in report
     assert [c.registered for c in lab.rows() if c.step == ARM] == ["yes", "amendment 2026-01-10"]
 
 
@@ -341,6 +346,12 @@ def verified(experiment: Path) -> list[tuple[str, str]]:
 def test_make_verify_looks_at_it_too(lab: Lab, cheat: Callable[[Lab], None], found: list[tuple[str, str]]) -> None:
     cheat(lab)
     assert verified(lab.path) == found
+
+
+def test_who_only_tunes_so_far_is_told_where(lab: Lab) -> None:
+    lab.remove(ARM, REFERENCE)
+    with pytest.raises(UserError, match=r"holds no runs yet: they are being tuned, in .*/tuning"):
+        lab.report()
 
 
 @pytest.mark.parametrize("what", CHEATS)
