@@ -68,7 +68,9 @@ def _late(experiment: Experiment, entry: Entry) -> Iterator[str]:
         other, _ = reference_of(arm, experiment)
         ours, theirs = began[arm.step], began.get(other.step, []) if other else []
         for late_ones, early in ((ours, theirs), (theirs, ours)):
-            if late_ones and early and all(_is_after(run, o) for run in late_ones for o in early):
+            # Of a single seed one arm always comes after the other.
+            is_out_of_turn = any(order[o.seed] > order[run.seed] for run in late_ones for o in early)
+            if is_out_of_turn and all(_is_after(run, o) for run in late_ones for o in early):
                 yield (
                     f"{late_ones[0].step} was trained after all of {early[0].step} had ended, though both were "
                     "registered together: its losses may be a second try's"

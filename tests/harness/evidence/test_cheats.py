@@ -26,6 +26,7 @@ from harness.configure.tuning import Tuned, read_tuned, write_tuned
 from harness.evidence.comparison import Comparison
 from harness.evidence.findings import FAIL, NOTE, OK
 from harness.evidence.launches import Launch
+from harness.evidence.retrained import retrained
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
 from harness.evidence.tuning import choose
@@ -346,6 +347,14 @@ def verified(experiment: Path) -> list[tuple[str, str]]:
 def test_make_verify_looks_at_it_too(lab: Lab, cheat: Callable[[Lab], None], found: list[tuple[str, str]]) -> None:
     cheat(lab)
     assert verified(lab.path) == found
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_nothing_is_said_of_who_has_not_finished_yet(lab: Lab, n: int) -> None:
+    for run in running_order(lab.plan().runs)[n:]:
+        lab.remove(run.name)
+    lab.remove("launches.jsonl")  # which would have been written at the end
+    assert list(retrained(load_experiment(lab.path))) == []
 
 
 def test_who_only_tunes_so_far_is_told_where(lab: Lab) -> None:
