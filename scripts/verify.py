@@ -18,7 +18,8 @@ from gpt2.base.errors import UserError, run_command
 from gpt2.base.terminal import progress_bar
 from harness.configure.plan import configured_experiment
 from harness.evidence.again import choose, repeat, took_s
-from harness.evidence.verify import FAIL, NOTE, OK, Finding, findings, repeatable, verify
+from harness.evidence.findings import FAIL, NOTE, OK, Finding, findings
+from harness.evidence.verify import repeatable, verify
 from harness.launch.signals import sigterm_is_ctrl_c
 
 

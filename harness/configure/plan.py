@@ -376,6 +376,7 @@ def _refuse_what_no_run_takes(
     `arms`: a run of each.
     """
     swept = {symbol for symbol, _ in (*ablation.sweep, *ablation.study.tune)}
+    sizes = ablation.study.sizes
     for assignment in asked:
         symbol = assignment.symbol
         taken = [run.resolved.value(symbol) == assignment.value for run in arms]
@@ -386,7 +387,7 @@ def _refuse_what_no_run_takes(
             )
         if not any(taken) and symbol not in swept:
             raise UserError(
-                f"{assignment.origin}: {assignment}: every step{' and size' * bool(ablation.study.sizes)} that is to "
-                "be run sets this itself: leave it out, "
-                "name a step that takes it, or set RA_MLA_ABLATION_MODE=n"
+                f"{assignment.origin}: {assignment}: every step{' and size' * bool(sizes)} that is to be run sets this "
+                f"itself: leave it out{' (`make alldefconfig` begins with nothing set)' * bool(sizes)}, name a step "
+                f"that takes it, or {'leave ABLATION_SIZES empty' if sizes else 'set RA_MLA_ABLATION_MODE=n'}"
             )

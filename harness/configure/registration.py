@@ -73,7 +73,7 @@ def register(plan: Plan, *, code: Mapping[str, Any], data: Mapping[str, str]) ->
             return ""
         write_json(path, {"entries": [*known, entry]})
     if not known:
-        return f"registered before the first run: {path}"
+        return f"registered before the first run: {path}, of hash {hash_of(entry)}"
     return f"amended, as what is asked for was not registered at first: {path}"
 
 
@@ -82,6 +82,21 @@ def _asked(plan: Plan, code: Mapping[str, Any], data: Mapping[str, str]) -> dict
     assert plan.study is not None
     return {
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **asked_by(plan),
+        "hashes": {
+            "config": sha256(plan.base.text()),
+            "steps": hashes_of_steps(plan),
+            "code": code["commit"],
+            "dirty": code["dirty"],
+            "data": dict(data),
+        },
+    }
+
+
+def asked_by(plan: Plan) -> dict[str, Any]:
+    """What an entry has of a plan, and of nothing else."""
+    assert plan.study is not None
+    return {
         "question": plan.study.question or _question(plan),
         "metric": METRIC,
         "margin": plan.study.margin,
@@ -92,14 +107,12 @@ def _asked(plan: Plan, code: Mapping[str, Any], data: Mapping[str, str]) -> dict
         "reruns": plan.study.reruns,
         "tuning": _tuning(plan),
         "sizes": [size.name for size in plan.study.sizes],
-        "hashes": {
-            "config": _sha256(plan.base.text()),
-            "steps": {step.name: _sha256(step.path.read_text()) for step in list_steps() if step.name in _steps(plan)},
-            "code": code["commit"],
-            "dirty": code["dirty"],
-            "data": dict(data),
-        },
     }
+
+
+def hashes_of_steps(plan: Plan) -> dict[str, str]:
+    """SHA-256 of each of a plan's fragments, as they are now."""
+    return {step.name: sha256(step.path.read_text()) for step in list_steps() if step.name in _steps(plan)}
 
 
 def read_registration(path: Path) -> tuple[Entry, ...]:
@@ -110,6 +123,14 @@ def read_registration(path: Path) -> tuple[Entry, ...]:
     if not path.exists():
         return ()
     return tuple(_entry(path, number, entry) for number, entry in enumerate(_entries(path), start=1))
+
+
+def published_hash(path: Path) -> str | None:
+    """Of the first entry: who published it before the first run can show that it is the one; None without a file.
+
+    Raises UserError as `read_registration` does.
+    """
+    return hash_of(_entries(path)[0]) if path.exists() else None
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
@@ -167,10 +188,11 @@ def _steps(plan: Plan) -> set[str]:
 
 def hash_of(entry: Mapping[str, Any]) -> str:
     """What the entry after this one has as `previous`."""
-    return _sha256(json.dumps(entry, sort_keys=True))
+    return sha256(json.dumps(entry, sort_keys=True))
 
 
-def _sha256(text: str) -> str:
+def sha256(text: str) -> str:
+    """Of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

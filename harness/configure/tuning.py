@@ -159,10 +159,11 @@ def add_choices(directory: Path, study: StudyConfig, choices: Mapping[str, Choic
         known = read_tuned(directory, study)
         merged = {**choices, **(known.choices if known else {})}
         if known is None or merged.keys() != known.choices.keys():
-            _write(directory, Tuned(asked=study.tune, seeds=study.tune_seeds, choices=merged))
+            write_tuned(directory, Tuned(asked=study.tune, seeds=study.tune_seeds, choices=merged))
 
 
-def _write(directory: Path, tuned: Tuned) -> None:
+def write_tuned(directory: Path, tuned: Tuned) -> None:
+    """Write tuned.json, whatever was there before."""
     write_json(
         directory / TUNED,
         {

@@ -27,9 +27,9 @@ from gpt2.base.files import ROOT, read_json
 from gpt2.base.progress import Progress, silent
 from gpt2.dotconfig import Assignment, load
 from harness.configure.kconfig import overlay
+from harness.evidence.findings import Fine, Note, Said, Wrong
 from harness.evidence.parting import Parting, compare_metrics, compare_weights, counted_lines, final_weights
 from harness.evidence.store import Json, read_metrics
-from harness.evidence.verify import Fine, Note, Said, Wrong
 
 _POLL_S = 0.2
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.evidence.stats import reference_of, some
 from harness.evidence.store import Arm, Experiment, devices, own_symbols
+from harness.evidence.tuned import tuned_of
 
 RUN_SYMBOLS = {"SEED", "DATA_HASH"}
 """Symbols of an identity that are not an arm's own."""
@@ -23,6 +24,8 @@ def contamination(experiment: Experiment) -> list[str]:
                 runs.setdefault(fact(run.provenance), []).append(run.name)
         if len(runs) > 1:
             found.append(f"{name} differs between runs: " + "; ".join(f"{v} ({some(of)})" for v, of in runs.items()))
+    tuned = tuned_of(experiment)
+    chosen = {symbol for choice in (tuned.choices.values() if tuned else ()) for symbol in choice.settings}
     for arm in experiment.arms:
         found += [
             f"{run.name}: {symbol} is {run.provenance['identity'].get(symbol)}, unlike {value} in {arm.runs[0].name}"
@@ -33,7 +36,8 @@ def contamination(experiment: Experiment) -> list[str]:
         ]
         other, _ = reference_of(arm, experiment)
         if other is not None:
-            own = {*own_symbols(arm), *own_symbols(other), "ATTENTION"}
+            # Whether tuned settings are those that were chosen, `tuning_errors` says.
+            own = {*own_symbols(arm), *own_symbols(other), *chosen, "ATTENTION"}
             found += [
                 f"{arm.step}: {d.symbol} is {d.value}, but {d.reference_value} in its reference {other.step}, and the "
                 "step does not ask for that"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,10 @@ class Launch:
 
     predicted_s: float | None = None
     """The wall time that `make estimate` foretold, where it did so of the same runs on the same devices."""
+
+    done: Mapping[str, float | None] = field(default_factory=dict)
+    """Of each run that it brought to its end, by name: the validation loss. Nothing trains such a run again, unless
+    somebody takes it away."""
 
     @property
     def efficiency(self) -> float:
@@ -97,7 +101,10 @@ def _launch(text: bytes) -> Launch | None:
     maybe: dict[str, Any] = {name: line.get(name) for name in ("predicted_s", "ready_s")}
     if not all(value is None or (is_finite(value) and value > 0) for value in maybe.values()):
         return None
-    return Launch(**maybe, **values)
+    done = line.get("done")
+    if not isinstance(done, Mapping) or not all(loss is None or is_finite(loss) for loss in done.values()):
+        done = {}  # of an earlier version
+    return Launch(**maybe, **values, done=done)
 
 
 def mean_error(launches: list[Launch]) -> tuple[int, float] | None:

@@ -110,6 +110,11 @@ def _names(entry: Entry, arm: Arm, reference: Arm) -> bool:
     return bool({reference.base, _without_size(reference.step, entry)} & set(references))
 
 
+def is_named(arm: Arm, entry: Entry) -> bool:
+    """Whether an entry has this arm."""
+    return _without_size(arm.step, entry) in {_without_size(name, entry) for name in entry.arms}
+
+
 def _without_size(step: str, entry: Entry) -> str:
     return "@".join(part for part in step.split("@") if part.removeprefix("STUDY_SIZE=") not in entry.sizes)
 

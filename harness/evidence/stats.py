@@ -196,7 +196,11 @@ def _absent(pair: _Pair, seeds: Sequence[int], pairs: Container[int], reached: i
     block = pair.block
     if reached < len(block.sizes):
         there, which = len(block.there(pair.arm, pair.reference)), "next" if reached else "first"
-        yield f"{there} of {len(block.seeds)} seeds: the {which} planned look is at {block.sizes[reached]}"
+        size = block.sizes[reached]
+        # With others there instead, their number does not say why.
+        absent = set(block.seeds[:size]) - block.there(pair.arm, pair.reference)
+        waits = f", and waits for seed {_listed(sorted(absent))}" * (there >= size)
+        yield f"{there} of {len(block.seeds)} seeds: the {which} planned look is at {size}{waits}"
     missing = [seed for seed in seeds if seed not in pairs and seed not in failed]
     if missing and reached and len(missing) + len(failed) < len(seeds):
         yield f"without seed {_listed(missing)}: not finished on both sides"

@@ -25,6 +25,7 @@ from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
 from harness.configure.arms import COMPILE, PATHS
 from harness.configure.kconfig import list_steps
+from harness.configure.tuning import TRIALS
 
 SUMMARY_COLUMNS = (
     *("step", "seed", "status", "val_loss", "val_bpb", "train_loss", "iters", "tokens", "ms_per_step", "tokens_per_s"),
@@ -220,6 +221,8 @@ def load_experiment(path: Path) -> Experiment:
     """
     arms = [_alike([load_run(at, step, seed) for step, seed, at in arm]) for arm in by_arm(run_directories(path))]
     if not arms:
+        if run_directories(path / TRIALS):
+            raise UserError(f"{path}: holds no runs yet: they are being tuned, in {path / TRIALS}")
         raise UserError(f"{path}: holds no runs; `make` trains some, `make quickstart` does so in minutes")
     damage = [run.damage for runs in arms for run in runs]
     if all(damage):

@@ -24,17 +24,24 @@ def choose(trials: Trials) -> dict[str, Choice]:
     choices = {}
     for arm, settings in trials.arms.items():
         tried = [
-            Trial(arm=name, settings=of, val_loss=_loss_over_seeds([run.path for run in runs[name]]))
+            Trial(arm=name, settings=of, val_loss=loss_over_seeds([run.path for run in runs[name]]))
             for name, of in settings.items()
         ]
-        losses = {trial.arm: trial.val_loss for trial in tried if trial.val_loss is not None}
-        if not losses:
+        choice = choice_from(tried)
+        if choice is None:
             raise UserError(f"{trials.plan.directory}: every trial of {arm} diverged: give STUDY_TUNE other values")
-        best = settings[min(losses, key=lambda name: losses[name])]
-        choices[arm] = Choice(
-            settings=best, trials=tuple(tried), at_edge=tuple(at_edges(best, list(settings.values())))
-        )
+        choices[arm] = choice
     return choices
+
+
+def choice_from(trials: Sequence[Trial]) -> Choice | None:
+    """The choice that trials of an arm make; None where all of them diverged."""
+    losses = {i: trial.val_loss for i, trial in enumerate(trials) if trial.val_loss is not None}
+    if not losses:
+        return None
+    best = trials[min(losses, key=lambda i: losses[i])].settings
+    edges = at_edges(best, [trial.settings for trial in trials])
+    return Choice(settings=best, trials=tuple(trials), at_edge=tuple(edges))
 
 
 def at_edges(best: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> list[str]:
@@ -50,7 +57,9 @@ def at_edges(best: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> lis
     return found
 
 
-def _loss_over_seeds(paths: Sequence[Path]) -> float | None:
+def loss_over_seeds(paths: Sequence[Path]) -> float | None:
+    """The mean loss of a trial's runs; None where one diverged. Raises UserError where one has not ended with a loss,
+    or cannot be read."""
     losses = [loss for path in paths if (loss := _loss(path)) is not None]
     return statistics.fmean(losses) if len(losses) == len(paths) else None
 

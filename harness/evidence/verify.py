@@ -15,11 +15,10 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpt2.base.errors import UserError, one_line
+from gpt2.base.errors import UserError
 from gpt2.base.files import read_json
 from gpt2.config import DataConfig, RunConfig, identity_hash
 from gpt2.data.batches import eval_set
@@ -31,45 +30,18 @@ from gpt2.run.load import model_of
 from gpt2.run.lock import RunLock
 from gpt2.run.record import code_state
 from harness.configure.kconfig import list_steps, overlay
+from harness.configure.registration import REGISTRATION
+from harness.configure.tuning import TUNED
+from harness.evidence.findings import NOTE, Finding, Note, Said, Wrong, findings
+from harness.evidence.launches import NAME as LAUNCHES
 from harness.evidence.recount import differ, line_errors, summary_errors
-from harness.evidence.store import Json, RunRecord, read_metrics, read_settings, summary_row
-
-OK, FAIL, NOTE = "ok", "FAIL", "note"
-"""What a check comes to. A note: nothing wrong was found, and there is something to be known."""
+from harness.evidence.registration import registration_errors
+from harness.evidence.retrained import retrained
+from harness.evidence.store import Json, RunRecord, load_experiment, read_metrics, read_settings, summary_row
+from harness.evidence.tuned import tuning_errors
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What one check of one run came to."""
-
-    run: str
-    """`<step>/seed-<seed>`, or the name of a file of the experiment."""
-
-    check: str
-    """"records", "config", "data", "checkpoints", "metrics", "summary" or, of the experiment, "rows"."""
-
-    outcome: str
-    """OK, FAIL or NOTE."""
-
-    text: str = ""
-    """What is wrong, beginning with the file; or what there is to be known, such as what was not looked at."""
-
-
-class Wrong(str):
-    """What is wrong, in one line that begins with the file."""
-
-
-class Note(str):
-    """What is not wrong, and should be known all the same."""
-
-
-class Fine(str):
-    """What is as it should be, and worth a word."""
-
-
-Said = Iterator[Wrong | Note | Fine]
 
 Scans = dict[DataConfig, tuple[Dataset, str] | None]
 """Data sets and the hash of the tokens that are there now; None for one that is not here. Each is read once."""
@@ -144,6 +116,10 @@ def verify(experiment: Path) -> Iterator[Finding]:
         for name, check in CHECKS.items():
             said = check(run, scans) if check is _data else check(run)
             yield from findings(run.name, name, path, said)
+    for file, (name, of_experiment) in CHECKS_OF_EXPERIMENT.items():
+        path = experiment / file
+        if path.exists():
+            yield from findings(file, name, path, of_experiment(experiment))
     path = experiment / "summary.csv"
     yield from findings(path.name, "rows", path, _rows(path, runs))
 
@@ -152,24 +128,6 @@ def repeatable(experiment: Path) -> dict[Path, Json]:
     """Summaries, by directory, of the finished runs that can be trained again: of this version, with data here."""
     runs = [run for run in map(Evidence, run_directories(experiment)) if run.status == "done" and not run.damage]
     return {run.path: run.summary for run in runs if run.summary and run.config and is_here(run.config.data)}
-
-
-def findings(run: str, name: str, path: Path, check: Said) -> Iterator[Finding]:
-    """One for each thing that is wrong, or one that says that nothing is. `path`: where what is checked lies."""
-    said: list[Wrong | Note | Fine] = []
-    try:
-        for text in check:
-            said.append(text)
-    except (UserError, OSError) as error:
-        said.append(Wrong(error))
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        what = f"{type(error).__name__}: {one_line(error)}"
-        said.append(Wrong(f"{path}: a record is not as docs/results.md has it: {what}"))
-    wrong = [text for text in said if isinstance(text, Wrong)]
-    yield from (Finding(run=run, check=name, outcome=FAIL, text=str(text)) for text in wrong)
-    if not wrong:
-        outcome = NOTE if any(isinstance(text, Note) for text in said) else OK
-        yield Finding(run=run, check=name, outcome=outcome, text="; ".join(said))
 
 
 def _records(run: Evidence) -> Said:
@@ -181,7 +139,8 @@ def _records(run: Evidence) -> Said:
     if run.summary is None and not summary.exists():
         yield Note("pending" if not provenance.exists() else "not finished")
     elif run.status is not None and run.status != "done":
-        yield Note(f"{run.status}: {run.summary and run.summary.get('error')}")
+        error = run.summary and run.summary.get("error")
+        yield Note(f"{run.status}: {error}" if error else run.status)
     if run.provenance is None:
         return
     identity, config_hash = run.provenance["identity"], run.provenance["config_hash"]
@@ -396,6 +355,21 @@ def _rows(path: Path, runs: Sequence[Evidence]) -> Said:
                 yield Wrong(f"{path}: {run.name}: {column} is {found!r}, and {expected!r} by its files")
 
 
+def _registered(experiment: Path) -> Said:
+    """Entries are what the configurations say that they were made of."""
+    yield from map(Wrong, registration_errors(experiment))
+
+
+def _tuned(experiment: Path) -> Said:
+    """Each choice is the one that its trials make, and the runs were trained with it."""
+    yield from map(Wrong, tuning_errors(load_experiment(experiment)))
+
+
+def _launches(experiment: Path) -> Said:
+    """No run has been trained twice."""
+    yield from map(Note, retrained(load_experiment(experiment)))
+
+
 @functools.cache
 def _code() -> dict[str, Any]:
     return code_state()
@@ -410,3 +384,10 @@ CHECKS: dict[str, Callable[..., Said]] = {
     "summary": _summary,
 }
 """What is looked at in each run, in this order."""
+
+CHECKS_OF_EXPERIMENT: dict[str, tuple[str, Callable[[Path], Said]]] = {
+    REGISTRATION: ("registered", _registered),
+    TUNED: ("tuned", _tuned),
+    LAUNCHES: ("once", _launches),
+}
+"""What is looked at in an experiment, where it has these files."""

@@ -45,6 +45,8 @@ class Pipeline:
         self.failed = 0
         self.trained: list[Running] = []
         """What this has trained, whatever became of it."""
+        self.done: list[PlannedRun] = []
+        """What of it has ended well."""
         self.trains_since: float | None = None
         """By time.monotonic(): when the first run took its device."""
         self._waiting = list(runs)
@@ -160,6 +162,8 @@ class Pipeline:
             self._alone.add(name)
             self._waiting.insert(0, running.run)
             return
+        if status == "done":
+            self.done.append(running.run)
         self._view.ended(name, status, reason)
         self.failed += status == "failed"
         self._ended()

@@ -20,6 +20,7 @@ from gpt2.data.evaluation import open_eval_datasets
 from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.dotconfig import Assignment
 from gpt2.run.record import check_identity, code_state, run_identity
+from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, remember_experiment, running_order
 from harness.configure.registration import register
 from harness.configure.requests import record_request
@@ -61,6 +62,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
             launch = Launch(
                 **shares,
                 runs=len(pipeline.trained),
+                done={run.name: read_summary(run.path / "summary.json")["val_loss"] for run in pipeline.done},
                 train_s=sum(running.train_s() for running in pipeline.trained),
                 wall_s=time.monotonic() - began,
                 ready_s=None if pipeline.trains_since is None else pipeline.trains_since - began,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,11 @@ from harness.configure.requests import Request, asked_plan, requests
 from harness.evidence.comparison import Comparison, write_comparison_csv
 from harness.evidence.contamination import contamination, identity
 from harness.evidence.launches import mean_error, read_launches
+from harness.evidence.registration import registration_errors
+from harness.evidence.retrained import retrained
 from harness.evidence.stats import compare, reference_of
 from harness.evidence.store import Experiment, write_summary_csv
+from harness.evidence.tuned import tuning_errors
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count
 from harness.report.pages import escape_markdown, show, templates
@@ -192,7 +195,8 @@ def _missing(experiment: Experiment) -> tuple[list[str], list[str]]:
 
 
 def _warnings(experiment: Experiment) -> list[str]:
-    found = contamination(experiment)
+    found = [*contamination(experiment), *_against(registration_errors(experiment.path))]
+    found += [*_against(tuning_errors(experiment)), *_against(retrained(experiment))]
     for run in experiment.runs:
         summary, provenance = run.summary or {}, run.provenance or {}
         if run.status == "failed":
@@ -211,6 +215,14 @@ def _warnings(experiment: Experiment) -> list[str]:
         if note:
             found.append(f"{arm.step}: {note}")
     return [shown(sentence, SENTENCE) for sentence in found]
+
+
+def _against(found: Iterator[str]) -> Iterator[str]:
+    """What is found; where a file cannot be read, that."""
+    try:
+        yield from found
+    except UserError as error:
+        yield str(error)
 
 
 def _facts(experiment: Experiment) -> list[tuple[str, str]]:

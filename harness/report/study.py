@@ -4,37 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpt2.base.errors import UserError
-from harness.configure.registration import Entry, read_registration
+from gpt2.base.text import shown
+from harness.configure.registration import REGISTRATION, Entry, published_hash
 from harness.evidence.comparison import Comparison
 from harness.evidence.looks import look_sizes
+from harness.evidence.registration import entries_of
 from harness.evidence.store import Experiment
+from harness.evidence.tuned import tuned_of
 from harness.report.numbers import DASH, count, effect_interval, interval, p_value, percent, signed
 from harness.report.tables import Table
+
+SENTENCE = 400
+"""Characters of what somebody has written, or of many arms together."""
 
 
 def registration_facts(experiment: Experiment) -> list[tuple[str, str]]:
     """What was registered, and what was added later; that nothing was, where there is no registration."""
-    try:
-        entries = read_registration(experiment.path / "registration.json")
-    except UserError:
-        return []  # a warning says so
-    if not entries:
-        return [("Registered", "nothing: there is no registration.json")]
+    entries = entries_of(experiment.path)
+    if not entries:  # of a damaged one a warning says so
+        there = (experiment.path / REGISTRATION).exists()
+        return [] if there else [("Registered", "nothing: there is no registration.json")]
     first, *later = entries
     compared = sum(bool(references) for references in first.arms.values())
     looks = ", ".join(map(str, look_sizes(len(first.seeds), first.looks)))
     facts = [
-        ("Question", first.question),
+        ("Question", shown(first.question, SENTENCE)),
         (
             "Registered",
             f"{first.when:%Y-%m-%d %H:%M} UTC: {count(compared, 'comparison')} on {count(len(first.seeds), 'seed')}, "
-            f"{count(first.looks, 'look')} (at {looks}), margin {100 * first.margin:.3g} % of compute",
+            f"{count(first.looks, 'look')} (at {looks}), margin {100 * first.margin:.3g} % of compute; "
+            f"hash {published_hash(experiment.path / REGISTRATION)}",
         ),
     ]
     if first.tuning:
         asked = "; ".join(f"{symbol}={','.join(values)}" for symbol, values in first.tuning["symbols"].items())
-        facts.append(("Tuned", f"{asked}, on seeds {', '.join(map(str, first.tuning['seeds']))}"))
+        facts.append(("Tuning", f"{asked}, on seeds {', '.join(map(str, first.tuning['seeds']))}"))
+    if tuned := tuned_of(experiment):
+        chosen = (
+            f"{arm} {', '.join(f'{symbol}={value}' for symbol, value in choice.settings.items())}"
+            for arm, choice in tuned.choices.items()
+        )
+        facts.append(("Chosen", shown("; ".join(chosen), SENTENCE)))
     known = [first]
     for entry in later:
         facts.append(("Amended", f"{entry.when:%Y-%m-%d %H:%M} UTC: {_what_is_new(entry, known)}"))

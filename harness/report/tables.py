@@ -78,6 +78,7 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
     unknown = " Without other lengths of the reference (STUDY_LENGTHS) none does but a difference of 0." * (
         not in_compute
     )
+    looks = " Of several planned looks, the intervals hold at all of them together." * ("look" in columns)
     return Table(
         title="Validation loss against the reference",
         columns=list(columns),
@@ -87,7 +88,8 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
         "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval of the effect "
-        f"lies within {100 * margin_of(experiment):.3g} % of compute.{in_compute}{unknown}",
+        f"lies within {100 * margin_of(experiment):.3g} % of compute.{in_compute}{unknown}{looks} "
+        "Registered: arm, reference and seeds were written down before these runs began; an amendment was later.",
     )
 
 

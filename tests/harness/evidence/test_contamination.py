@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.configure.tuning import Choice, Tuned, write_tuned
 from harness.evidence.contamination import contamination, identity_differences
 from harness.evidence.store import load_experiment
 from tests.harness.synthetic_runs import write_ablation, write_run
@@ -43,6 +44,18 @@ def test_what_a_step_sets_or_sweeps_is_not_contamination(tmp_path: Path) -> None
     write_run(tmp_path, "baseline", 1, identity={"COMPILE": "none"})
     write_run(tmp_path, "ra-v5-compiled@LEARNING_RATE=1e-3", 1, identity={"COMPILE": "model", "LEARNING_RATE": 1e-3})
     assert contamination(load_experiment(tmp_path)) == []
+
+
+def test_what_was_tuned_is_not_contamination_and_what_was_not_is(tmp_path: Path) -> None:
+    write_run(tmp_path, "baseline", 1, identity={"WEIGHT_DECAY": 0.1})
+    write_run(tmp_path, "ra-v5-eager", 1, identity={"LEARNING_RATE": 1e-3, "WEIGHT_DECAY": 0.2})
+    choices = {
+        arm: Choice(settings={"LEARNING_RATE": rate}, trials=(), at_edge=())
+        for arm, rate in (("baseline", "6e-4"), ("ra-v5-eager", "1e-3"))
+    }
+    write_tuned(tmp_path, Tuned(asked=(("LEARNING_RATE", ("6e-4", "1e-3")),), seeds=(1001,), choices=choices))
+    (found,) = contamination(load_experiment(tmp_path))
+    assert found.startswith("ra-v5-eager: WEIGHT_DECAY is 0.2, but 0.1 in its reference baseline")
 
 
 def test_seeds_of_an_arm_that_differ_in_a_setting_are_named(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from gpt2.run.stop import Stop
 from gpt2.train_ra_mla import STATUS, train
 from harness.configure.plan import make_plan
 from harness.evidence.digests import Digests
+from harness.evidence.findings import FAIL
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment, write_summary_csv
-from harness.evidence.verify import FAIL, verify
+from harness.evidence.verify import verify
 from tests.tiny import tiny
 
 SETTINGS = {

@@ -36,9 +36,10 @@ def test_what_was_registered_and_what_was_added_is_said(tmp_path: Path) -> None:
     facts = dict(registration_facts(load_experiment(tmp_path)))
     assert facts["Question"] == "Does it pay?"
     assert facts["Registered"] == (
-        "2026-01-01 00:00 UTC: 1 comparison on 6 seeds, 2 looks (at 3, 6), margin 2 % of compute"
+        "2026-01-01 00:00 UTC: 1 comparison on 6 seeds, 2 looks (at 3, 6), margin 2 % of compute; "
+        f"hash {hash_of(ENTRY)}"
     )
-    assert facts["Tuned"] == "LEARNING_RATE=1e-3,2e-3, on seeds 7"
+    assert facts["Tuning"] == "LEARNING_RATE=1e-3,2e-3, on seeds 7"
     assert facts["Amended"] == "2026-02-01 00:00 UTC: seeds 7, another margin"
 
 

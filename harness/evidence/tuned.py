@@ -1,0 +1,94 @@
+"""Whether tuned.json says what the trials do, and the arms were trained with what it says.
+
+An arm wins over a reference that was given a bad learning rate. So the choice is made again, from the trials that are
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from gpt2.base.errors import UserError
+from harness.configure.plan import seed_directory
+from harness.configure.registration import REGISTRATION
+from harness.configure.tuning import TRIALS, TUNED, Choice, Trial, Tuned, parse_tuned
+from harness.evidence.registration import entries_of
+from harness.evidence.store import Arm, Experiment, load_run
+from harness.evidence.tuning import choice_from, loss_over_seeds
+
+
+def tuned_of(experiment: Experiment) -> Tuned | None:
+    """What was chosen for the arms of an experiment; None where nothing was, or nobody can read what."""
+    path = experiment.path / TUNED
+    with suppress(UserError):  # `tuning_errors` says so
+        return parse_tuned(path) if path.exists() else None
+    return None
+
+
+def tuning_errors(experiment: Experiment) -> Iterator[str]:
+    """What is not as tuned.json has it, a sentence each. Raises UserError where it is damaged."""
+    path = experiment.path / TUNED
+    asked = [entry.tuning for entry in entries_of(experiment.path) if entry.tuning]
+    if not path.exists():
+        if asked and any(run.provenance for run in experiment.runs):
+            yield f"{path}: is not here, though arms were to be tuned: nothing says how their settings were chosen"
+        return
+    tuned = parse_tuned(path)
+    said = {"symbols": {symbol: list(values) for symbol, values in tuned.asked}, "seeds": list(tuned.seeds)}
+    if asked and said not in asked:
+        yield f"{path}: was chosen from other values or seeds than {REGISTRATION} has"
+    if not (experiment.path / TRIALS).is_dir():
+        yield f"{path}: the trials that it was chosen from ({experiment.path / TRIALS}) are not here any more"
+    else:
+        for name, choice in tuned.choices.items():
+            yield from _choice_errors(path, name, choice, tuned.seeds)
+    for arm in experiment.arms:
+        yield from _unlike_choice(arm, tuned)
+
+
+def _choice_errors(path: Path, arm: str, choice: Choice, seeds: tuple[int, ...]) -> Iterator[str]:
+    """What another choice would have been made by."""
+    trials = []
+    for trial in choice.trials:
+        runs = [load_run(path.parent / TRIALS / trial.arm / seed_directory(seed), trial.arm, seed) for seed in seeds]
+        if damage := next(filter(None, (run.damage for run in runs)), None):
+            yield f"{path}: cannot be checked: {damage}"
+            return
+        try:
+            loss = loss_over_seeds([run.path for run in runs])
+        except UserError as error:
+            yield f"{path}: cannot be checked: {error}"
+            return
+        if loss != trial.val_loss:
+            yield f"{path}: {trial.arm} came to {trial.val_loss}, and {loss} by its runs in {TRIALS}/"
+        trials.append(Trial(arm=trial.arm, settings=trial.settings, val_loss=loss))
+    best = choice_from(trials)
+    if best is None or best.settings != choice.settings:
+        yield f"{path}: {arm} has {_said(choice)}, and the best of its trials is {_said(best)}"
+    elif best.at_edge != choice.at_edge:
+        yield f"{path}: {arm}: at_edge is {list(choice.at_edge)}, and {list(best.at_edge)} by its trials"
+
+
+def _unlike_choice(arm: Arm, tuned: Tuned) -> Iterator[str]:
+    """Runs with other settings than were chosen for their arm; lengths and reruns have those of what they are of."""
+    choice = tuned.choices.get(arm.step) or next(
+        (of for name, of in tuned.choices.items() if _of(arm, name) and arm.step not in tuned.choices), None
+    )
+    if choice is None:
+        return
+    for run in arm.runs:
+        for symbol, value in choice.settings.items():
+            if run.settings.get(symbol, value) != value:
+                yield f"{run.name}: {symbol} is {run.settings[symbol]}, and {value} was chosen for it in {TUNED}"
+
+
+def _of(arm: Arm, name: str) -> bool:
+    """Whether an arm is another length, or a rerun, of the one with this name."""
+    rest = arm.step.removeprefix(name)
+    return rest != arm.step and rest.startswith(("@MAX_ITERS=", "@RERUN="))
+
+
+def _said(choice: Choice | None) -> str:
+    return "none" if choice is None else " ".join(f"{symbol}={value}" for symbol, value in choice.settings.items())
