@@ -243,6 +243,13 @@ def trials_invented(lab: Lab) -> None:
     reference_badly_tuned(lab)
 
 
+def trials_trained_again(lab: Lab) -> None:
+    trial = f"{REFERENCE}@LEARNING_RATE=6e-4"
+    lab.luck = {f"{trial}/seed-1001": 1.0}
+    lab.remove(f"tuning/{trial}", "tuned.json", ARM, REFERENCE, "launches.jsonl")
+    lab.make()
+
+
 def trials_removed(lab: Lab) -> None:
     lab.remove("tuning")
 
@@ -293,6 +300,7 @@ CHEATS: Mapping[str, Callable[[Lab], None]] = {
     "add arms until one is better": arms_added,
     "give the reference a bad learning rate in `tuned.json`": reference_badly_tuned,
     "the same, with other losses of its trials": trials_invented,
+    "have `make` tune the reference again, and badly": trials_trained_again,
     "edit `tuned.json` once the arms are trained": tuned_afterwards,
     "remove `tuning/`": trials_removed,
     "remove `tuned.json`": choice_removed,
