@@ -365,6 +365,16 @@ def test_nothing_is_said_of_who_has_not_finished_yet(lab: Lab, n: int) -> None:
     assert list(retrained(load_experiment(lab.path))) == []
 
 
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [((5,), "This is look 1 of 2:"), ((3,), "Before its first planned look nothing is decided: RA v5.")],
+)
+def test_the_verdict_says_that_looks_are_to_come(lab: Lab, gone: tuple[int, ...], said: str) -> None:
+    assert "look" not in lab.report().partition("Before")[0].partition("## ")[0]
+    lab.remove(*(f"{ARM}/seed-{seed}" for seed in gone))
+    assert said in lab.report().partition("\n\n")[2].partition("\n\n")[0]
+
+
 def test_who_only_tunes_so_far_is_told_where(lab: Lab) -> None:
     lab.remove(ARM, REFERENCE)
     with pytest.raises(UserError, match=r"holds no runs yet: they are being tuned, in .*/tuning"):
