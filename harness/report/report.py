@@ -209,7 +209,7 @@ def _warnings(experiment: Experiment) -> list[str]:
                 if resumed[part] != provenance[part]:
                     found.append(f"{run.name}: was resumed at step {resumed['step']} with other {part} than it began")
     if (trials := tuning_trials(experiment)) is not None:
-        found += edges(trials, experiment)
+        found += [*edges(trials, experiment), *_against(retrained(trials))]
     for arm in experiment.arms:
         _, note = reference_of(arm, experiment)
         if note:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gpt2.base.numbers import decimal
 from harness.evidence.comparison import Comparison
@@ -45,7 +45,15 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
         size = low if low == high else f"{low} to {high}"
         where = f"Where undecided{f' with {MIN_SEEDS} seeds or more' * bool(few)}"
         groups.append(f"{where}, these seeds would probably have shown a difference of {size} nats/token.")
-    return " ".join(groups)
+    return " ".join(filter(None, [*groups, *_waits(tested, titles)]))
+
+
+def _waits(tested: Sequence[Comparison], titles: dict[str, str]) -> Iterator[str]:
+    """That planned looks are still to come."""
+    if before := dict.fromkeys(titles[c.step] for c in tested if not c.look_number):
+        yield f"Before its first planned look nothing is decided: {'; '.join(before)}."
+    if looks := dict.fromkeys(c.look for c in tested if 0 < c.look_number < len(c.block.sizes)):
+        yield f"This is look {' and '.join(looks)}: a later one may decide what is undecided."
 
 
 _WORDS = {

@@ -243,6 +243,13 @@ def trials_invented(lab: Lab) -> None:
     reference_badly_tuned(lab)
 
 
+def trials_trained_again(lab: Lab) -> None:
+    trial = f"{REFERENCE}@LEARNING_RATE=6e-4"
+    lab.luck = {f"{trial}/seed-1001": 1.0}
+    lab.remove(f"tuning/{trial}", "tuned.json", ARM, REFERENCE, "launches.jsonl")
+    lab.make()
+
+
 def trials_removed(lab: Lab) -> None:
     lab.remove("tuning")
 
@@ -293,6 +300,7 @@ CHEATS: Mapping[str, Callable[[Lab], None]] = {
     "add arms until one is better": arms_added,
     "give the reference a bad learning rate in `tuned.json`": reference_badly_tuned,
     "the same, with other losses of its trials": trials_invented,
+    "have `make` tune the reference again, and badly": trials_trained_again,
     "edit `tuned.json` once the arms are trained": tuned_afterwards,
     "remove `tuning/`": trials_removed,
     "remove `tuned.json`": choice_removed,
@@ -356,6 +364,16 @@ def test_nothing_is_said_of_who_has_not_finished_yet(lab: Lab, n: int) -> None:
         lab.remove(run.name)
     lab.remove("launches.jsonl")  # which would have been written at the end
     assert list(retrained(load_experiment(lab.path))) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [((5,), "This is look 1 of 2:"), ((3,), "Before its first planned look nothing is decided: RA v5.")],
+)
+def test_the_verdict_says_that_looks_are_to_come(lab: Lab, gone: tuple[int, ...], said: str) -> None:
+    assert "look" not in lab.report().partition("Before")[0].partition("## ")[0]
+    lab.remove(*(f"{ARM}/seed-{seed}" for seed in gone))
+    assert said in lab.report().partition("\n\n")[2].partition("\n\n")[0]
 
 
 def test_who_only_tunes_so_far_is_told_where(lab: Lab) -> None:
