@@ -158,7 +158,8 @@ def cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Tab
         rows=rows,
         text_columns=3,
         note="Lower is better. Equivalent: the whole interval lies within 1 %. Costs are compared only where both "
-        "sides ran on the same device with the same compile setting, threads, versions and kernel of attention. Throughput and training time: comparison.csv.",
+        "sides ran on the same device with the same compile setting, threads, versions and kernel of attention. "
+        "Throughput and training time: comparison.csv.",
     )
 
 
