@@ -34,7 +34,7 @@ from harness.evidence.store import Experiment, write_summary_csv
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count
 from harness.report.pages import escape_markdown, show, templates
-from harness.report.sweeps import edges, tuning_trials
+from harness.report.sweeps import edges
 from harness.report.tables import (
     IN_COMPUTE,
     ITS_INTERVAL,
@@ -202,8 +202,7 @@ def _warnings(experiment: Experiment) -> list[str]:
             for part in ("versions", "code", "hardware"):
                 if resumed[part] != provenance[part]:
                     found.append(f"{run.name}: was resumed at step {resumed['step']} with other {part} than it began")
-    if (trials := tuning_trials(experiment)) is not None:
-        found += edges(trials, experiment)
+    found += edges(experiment)
     for arm in experiment.arms:
         _, note = reference_of(arm, experiment)
         if note:
