@@ -57,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """A rung of a ladder: a fragment in defconfigs/sizes/, such as `small.config`."""
+    """A rung of a ladder: a fragment in defconfigs/sizes/, such as `45m.config`."""
 
     name: str
     path: Path

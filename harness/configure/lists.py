@@ -29,7 +29,7 @@ def parse_steps(where: str, text: str) -> tuple[Step, ...]:
 
 def parse_sizes(where: str, text: str) -> tuple[Size, ...]:
     """Sizes by name, each once; none of an empty text. Raises UserError, which begins with `where`."""
-    return _split(where, text, find_size, "expected names of sizes, such as small,medium,large") if text.strip() else ()
+    return _split(where, text, find_size, "expected names of sizes, such as 16m,45m,124m") if text.strip() else ()
 
 
 def parse_lengths(where: str, text: str) -> tuple[float, ...]:

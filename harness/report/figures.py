@@ -19,12 +19,11 @@ from harness.report.curves import (
 from harness.report.differences import difference_course_figure, effects_figure, loss_differences_figure
 from harness.report.gates import final_gates, gates_over_training
 from harness.report.style import STYLE, Drawing, Sketch, write_sketch
-from harness.report.sweeps import sweep_figures, tuning_figure, tuning_trials
+from harness.report.sweeps import sweep_figures, tuning_figure
 
 
 def draw_figures(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[Drawing]:
     """Draw and write every figure there is data for, to `figures/` in the experiment's directory."""
-    trials = tuning_trials(experiment)
     experiment = replace(experiment, arms=experiment.compared)
     sketches: list[Callable[[], Sketch | None]] = [
         lambda: effects_figure(experiment, comparisons),
@@ -39,7 +38,7 @@ def draw_figures(experiment: Experiment, comparisons: Sequence[Comparison]) -> l
         lambda: bars(experiment, "peak_mem_gib", "peak-memory", "Peak memory"),
         lambda: final_gates(experiment),
         lambda: gates_over_training(experiment),
-        lambda: None if trials is None else tuning_figure(trials, experiment),
+        lambda: tuning_figure(experiment),
     ]
     directory = experiment.path / "figures"
     directory.mkdir(exist_ok=True)

@@ -26,19 +26,20 @@ from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.dotconfig import load
 from harness.configure.requests import Request, asked_plan, requests
+from harness.configure.tuning import TRIALS
 from harness.evidence.comparison import Comparison, write_comparison_csv
 from harness.evidence.contamination import contamination, identity
 from harness.evidence.launches import mean_error, read_launches
 from harness.evidence.registration import registration_errors
 from harness.evidence.retrained import retrained
 from harness.evidence.stats import compare, reference_of
-from harness.evidence.store import Experiment, write_summary_csv
+from harness.evidence.store import Experiment, load_experiment, run_directories, write_summary_csv
 from harness.evidence.tuned import tuning_errors
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count
 from harness.report.pages import escape_markdown, show, templates
 from harness.report.study import registration_facts, sets_table, time_table
-from harness.report.sweeps import edges, tuning_trials
+from harness.report.sweeps import edges
 from harness.report.tables import (
     IN_COMPUTE,
     ITS_INTERVAL,
@@ -208,8 +209,9 @@ def _warnings(experiment: Experiment) -> list[str]:
             for part in ("versions", "code", "hardware"):
                 if resumed[part] != provenance[part]:
                     found.append(f"{run.name}: was resumed at step {resumed['step']} with other {part} than it began")
-    if (trials := tuning_trials(experiment)) is not None:
-        found += [*edges(trials, experiment), *_against(retrained(trials))]
+    found += edges(experiment)
+    if run_directories(trials := experiment.path / TRIALS):
+        found += _against(retrained(load_experiment(trials)))
     for arm in experiment.arms:
         _, note = reference_of(arm, experiment)
         if note:

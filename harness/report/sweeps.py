@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from harness.configure.tuning import TUNED, parse_tuned
 from harness.evidence.comparison import Comparison
-from harness.evidence.store import Arm, Experiment, load_experiment, run_directories
+from harness.evidence.store import Arm, Experiment
 from harness.evidence.verdicts import margin_of
 from harness.report.numbers import effect_bounds, percent
 from harness.report.style import WIDTH, Sketch, draw_interval, legend_below, look_of, robust_limits, short
@@ -106,8 +106,12 @@ def place_of(arm: Arm, symbol: str) -> float | None:
         return None
     if symbol == SIZE:
         return next((params for run in arm.runs if (params := run.value("params")) is not None), None)
+    return _number(label.partition("=")[2])
+
+
+def _number(text: str) -> float | None:
     try:
-        number = float(label.partition("=")[2])
+        number = float(text)
     except ValueError:
         return None
     return number if math.isfinite(number) else None
@@ -146,12 +150,6 @@ def _beside(x: float, i: int, lines: int, values: Sequence[float], *, is_log: bo
 # Tuning
 
 
-def tuning_trials(experiment: Experiment) -> Experiment | None:
-    """The trials of an experiment's tuning, an experiment of its own; None where there are none."""
-    path = experiment.path / "tuning"
-    return load_experiment(path) if run_directories(path) else None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
     """What one arm's trials say of one symbol."""
@@ -161,86 +159,72 @@ class Tuned:
 
     symbol: str
     losses: dict[str, float]
-    """Value -> validation loss, mean over the seeds that all trials of the arm have finished, the best over what else
-    was tried; values ascending."""
+    """Value -> validation loss, mean over the seeds, the best over what else was tried; values ascending. Without those
+    at which every trial diverged."""
 
-    @property
-    def best(self) -> str:
-        """The value with the least loss."""
-        return min(self.losses, key=lambda value: self.losses[value])
+    best: str
+    """The value that was chosen."""
 
-    @property
-    def at_edge(self) -> bool:
-        """Whether the best is the least or the greatest value that was tried."""
-        return self.best in (next(iter(self.losses)), next(reversed(self.losses)))
+    at_edge: bool
+    """Whether that is the least or the greatest value that was tried."""
 
 
-def tuned(trials: Experiment, experiment: Experiment) -> Iterator[Tuned]:
-    """What the trials of each arm of an experiment say of each symbol that was tuned over numbers.
+def tuned(experiment: Experiment) -> list[Tuned]:
+    """What tuned.json says of each arm and each symbol that was tuned over numbers; nothing where there is none.
 
-    What the experiment's own arms are labelled with is no choice of the tuning's: their sweeps and sizes.
+    Raises UserError where it is damaged.
     """
-    own = {label.split("=")[0] for arm in experiment.arms for label in arm.swept}
-    groups: dict[str, list[Arm]] = {}
-    for arm in trials.arms:
-        labels = [label for label in arm.step.split("@")[1:] if label.split("=")[0] in own]
-        groups.setdefault("@".join([arm.base, *labels]), []).append(arm)
-    for step, arms in groups.items():
-        seeds = set.intersection(*({run.seed for run in arm.done} for arm in arms))
-        symbols = dict.fromkeys(label.split("=")[0] for arm in arms for label in arm.step.split("@")[1:])
-        for symbol in (symbol for symbol in symbols if symbol not in own):
-            losses: dict[float, tuple[str, float]] = {}
-            for arm in arms:
-                place = place_of(arm, symbol)
-                of = [v for run in arm.done if run.seed in seeds and (v := run.value("val_loss")) is not None]
-                if place is not None and of:
-                    label = next(label for label in arm.swept if label.startswith(f"{symbol}=")).partition("=")[2]
-                    losses[place] = min(losses.get(place, (label, math.inf)), (label, float(np.mean(of))), key=_loss)
+    path = experiment.path / TUNED
+    found = []
+    for step, choice in (parse_tuned(path).choices if path.exists() else {}).items():
+        for symbol, best in choice.settings.items():
+            losses: dict[str, float] = {}
+            for trial in choice.trials:
+                value = trial.settings.get(symbol, "")
+                if trial.val_loss is not None and _number(value) is not None:
+                    losses[value] = min(losses.get(value, math.inf), trial.val_loss)
             if len(losses) > 1:
-                yield Tuned(step=step, symbol=symbol, losses=dict(losses[place] for place in sorted(losses)))
+                ascending = dict(sorted(losses.items(), key=lambda of: float(of[0])))
+                at_edge = symbol in choice.at_edge
+                found.append(Tuned(step=step, symbol=symbol, losses=ascending, best=best, at_edge=at_edge))
+    return found
 
 
-def _loss(labelled: tuple[str, float]) -> float:
-    return labelled[1]
-
-
-def edges(trials: Experiment, experiment: Experiment) -> list[str]:
+def edges(experiment: Experiment) -> list[str]:
     """A sentence for each arm whose best value is the least or the greatest that was tried."""
     return [
         f"{t.step}: the best {t.symbol} that was tried, {t.best}, is at the edge of what was: {', '.join(t.losses)}"
-        for t in tuned(trials, experiment)
+        for t in tuned(experiment)
         if t.at_edge
     ]
 
 
-def tuning_figure(trials: Experiment, experiment: Experiment) -> Sketch | None:
-    """Loss against each tuned symbol, a line for each step; None where nothing has two values with a loss.
-
-    trials: with arms such as `ra-v5@LEARNING_RATE=1e-3`. experiment: whose arms have the colours.
-    """
-    found = list(tuned(trials, experiment))
+def tuning_figure(experiment: Experiment) -> Sketch | None:
+    """Loss against each tuned symbol, a line for each step; None where nothing has two values with a loss."""
+    arms = {arm.step: arm for arm in experiment.arms}
+    found = tuned(experiment)
     symbols = list(dict.fromkeys(t.symbol for t in found))
     if not symbols:
         return None
     figure = Figure(figsize=(WIDTH, 0.4 + 2.5 * len(symbols)))
     panels = figure.subplots(len(symbols), 1, squeeze=False)[:, 0]
-    coloured = replace(experiment, arms=(*experiment.arms, *trials.arms))
+    # Of an arm that is tuned and has no run yet there is the name alone.
+    arms |= {t.step: Arm(step=t.step, runs=()) for t in found if t.step not in arms}
+    coloured = replace(experiment, arms=tuple(arms.values()))
     for axes, symbol in zip(panels, symbols, strict=True):
         of_symbol = [t for t in found if t.symbol == symbol]
         _value_axis(axes, sorted({float(value) for t in of_symbol for value in t.losses}), symbol)
         for t in of_symbol:
-            arm = next(arm for arm in coloured.arms if arm.base == t.step.split("@")[0])
-            look = look_of(next((arm for arm in experiment.arms if arm.step == t.step), arm), coloured)
-            title = Arm(step=t.step, runs=arm.runs).title
-            warning = " (best at the edge)" * t.at_edge
-            axes.plot([float(v) for v in t.losses], list(t.losses.values()), **look, label=short(title + warning))
+            look = look_of(arms[t.step], coloured)
+            label = short(arms[t.step].title + " (best at the edge)" * t.at_edge)
+            axes.plot([float(v) for v in t.losses], list(t.losses.values()), **look, label=label)
             size, width = (13, 1.6) if t.at_edge else (10, 0.9)
             at = float(t.best), t.losses[t.best]
             axes.plot(*at, "o", markersize=size, markerfacecolor="none", markeredgewidth=width, color=look["color"])
         axes.set_ylabel("validation loss (nats/token)")
         axes.margins(x=0.05, y=0.12)
         axes.legend()
-    warned = edges(trials, experiment)
+    warned = edges(experiment)
     return Sketch(
         name="tuning",
         title="What tuning tried",

@@ -158,7 +158,7 @@ def cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Tab
         rows=rows,
         text_columns=3,
         note="Lower is better. Equivalent: the whole interval lies within 1 %. Costs are compared only where both "
-        "sides ran on the same device with the same compile setting, threads, versions and kernel of attention. "
+        "sides ran on the same device, with the same threads, versions, kernel of attention and compilation. "
         "Throughput and training time: comparison.csv.",
     )
 

@@ -18,13 +18,14 @@ from harness.evidence.comparison import Comparison
 from harness.evidence.paired import paired_test
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
+from harness.evidence.tuning import at_edges
 from harness.report.curves import loss_against_tokens_figure
 from harness.report.differences import effects_figure, mean_interval
 from harness.report.figures import Drawing, draw_figures
 from harness.report.gates import final_gates, gates_over_training
 from harness.report.series import loss_against_flop, loss_curves
 from harness.report.style import STYLE, write_sketch
-from harness.report.sweeps import edges, sweep_figures, tuned, tuning_trials
+from harness.report.sweeps import edges, sweep_figures, tuned
 from tests.harness.synthetic_runs import write_ablation, write_run
 
 
@@ -206,25 +207,44 @@ def test_a_ladder_has_parameters_on_the_axis(tmp_path: Path) -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1 M", "16 M"]
 
 
+def write_tuned(path: Path, arms: dict[str, list[tuple[dict[str, str], float | None]]]) -> None:
+    """A tuned.json: of each arm the settings that were tried, with their losses; None of one that diverged."""
+    choices = {}
+    for arm, trials in arms.items():
+        best = min((loss, i) for i, (_, loss) in enumerate(trials) if loss is not None)[1]
+        choices[arm] = {
+            "settings": trials[best][0],
+            "at_edge": at_edges(trials[best][0], [settings for settings, _ in trials]),
+            "trials": [{"arm": arm, "settings": settings, "val_loss": loss} for settings, loss in trials],
+        }
+    asked = {symbol: ["1"] for of in arms.values() for settings, _ in of for symbol in settings}
+    (path / "tuned.json").write_text(json.dumps({"asked": asked, "seeds": [101], "arms": choices}))
+
+
 def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
-    for step, losses in {"baseline": (3.6, 3.4, 3.5), "ra-v5-eager": (3.6, 3.5, 3.45)}.items():
-        write_run(tmp_path, step, 1, title=step)
-        for rate, loss in zip(("3e-4", "1e-3", "3e-3"), losses, strict=True):
-            write_run(tmp_path / "tuning", f"{step}@LEARNING_RATE={rate}", 101, val_loss=loss)
-    experiment = load_experiment(tmp_path)
-    trials = tuning_trials(experiment)
-    assert trials is not None
-    assert {(t.step, t.best, t.at_edge) for t in tuned(trials, experiment)} == {
-        ("baseline", "1e-3", False),
-        ("ra-v5-eager", "3e-3", True),
+    losses: dict[str, tuple[float | None, ...]] = {
+        "baseline": (3.6, 3.4, 3.5),
+        "ra-v5-eager": (3.6, 3.5, 3.45),
+        "mla": (3.6, 3.4, None),
     }
-    assert edges(trials, experiment) == [
+    rates = [{"LEARNING_RATE": rate} for rate in ("3e-4", "1e-3", "3e-3")]
+    for step in losses:
+        write_run(tmp_path, step, 1, title=step)
+    write_tuned(tmp_path, {step: list(zip(rates, of, strict=True)) for step, of in losses.items()})
+    experiment = load_experiment(tmp_path)
+    # Beyond the best a rate diverged: that is no edge.
+    assert {(t.step, t.best, t.at_edge, len(t.losses)) for t in tuned(experiment)} == {
+        ("baseline", "1e-3", False, 3),
+        ("ra-v5-eager", "3e-3", True, 3),
+        ("mla", "1e-3", False, 2),
+    }
+    assert edges(experiment) == [
         "ra-v5-eager: the best LEARNING_RATE that was tried, 3e-3, is at the edge of what was: 3e-4, 1e-3, 3e-3"
     ]
     # Neither trials nor lengths and reruns are arms of the other figures.
     for step in ("baseline@MAX_ITERS=400", "baseline@RERUN=1"):
         write_run(tmp_path, step, 1, title="baseline")
-    assert [arm.step for arm in load_experiment(tmp_path).compared] == ["baseline", "ra-v5-eager"]
+    assert [arm.step for arm in load_experiment(tmp_path).compared] == ["baseline", "ra-v5-eager", "mla"]
     drawings = draw(tmp_path)
     assert "MAX_ITERS" not in text_in(drawings["loss-vs-tokens"].svg)
     drawing = drawings["tuning"]
@@ -234,13 +254,12 @@ def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
 def test_sweeps_and_sizes_of_an_experiment_are_not_what_was_tuned(tmp_path: Path) -> None:
     for size in ("small", "large"):
         write_run(tmp_path, f"baseline@STUDY_SIZE={size}", 1)
-        for rate, gates in (("1e-3", 1), ("1e-3", 10), ("3e-3", 1)):
-            name = f"baseline@STUDY_SIZE={size}@LEARNING_RATE={rate}@RA_V5_GATE_LR_MULT={gates}"
-            write_run(tmp_path / "tuning", name, 101, val_loss=3.5 + (rate == "3e-3") + gates / 100)
-    experiment = load_experiment(tmp_path)
-    trials = tuning_trials(experiment)
-    assert trials is not None
-    assert {(t.step, t.symbol, t.best) for t in tuned(trials, experiment)} == {
+    tried = [
+        ({"LEARNING_RATE": rate, "RA_V5_GATE_LR_MULT": gates}, 3.5 + (rate == "3e-3") + int(gates) / 100)
+        for rate, gates in (("1e-3", "1"), ("1e-3", "10"), ("3e-3", "1"))
+    ]
+    write_tuned(tmp_path, {f"baseline@STUDY_SIZE={size}": list(tried) for size in ("small", "large")})
+    assert {(t.step, t.symbol, t.best) for t in tuned(load_experiment(tmp_path))} == {
         (f"baseline@STUDY_SIZE={size}", symbol, best)
         for size in ("small", "large")
         for symbol, best in (("LEARNING_RATE", "1e-3"), ("RA_V5_GATE_LR_MULT", "1"))

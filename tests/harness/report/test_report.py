@@ -17,6 +17,7 @@ from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
 from harness.report.report import Report, make_report, print_report, render, write_report
 from scripts import plots, report
+from tests.harness.report.test_figures import write_tuned
 from tests.harness.synthetic_runs import write_ablation, write_config, write_run
 
 
@@ -205,10 +206,12 @@ def test_what_became_of_the_controls_is_said(tmp_path: Path) -> None:
 
 def test_a_best_value_at_the_edge_of_what_was_tried_is_warned_of(tmp_path: Path) -> None:
     write_pairs(tmp_path, [0.1])
-    for rate, loss in {"1e-3": 3.5, "3e-3": 3.4}.items():
-        write_run(tmp_path / "tuning", f"ra-v5-eager@LEARNING_RATE={rate}", 101, val_loss=loss)
-    (warning,) = report_of(tmp_path).warnings
-    assert warning.startswith("ra-v5-eager: the best LEARNING_RATE that was tried, 3e-3, is at the edge")
+    write_tuned(tmp_path, {"ra-v5-eager": [({"LEARNING_RATE": "1e-3"}, 3.5), ({"LEARNING_RATE": "3e-3"}, 3.4)]})
+    warnings = report_of(tmp_path).warnings
+    assert any(
+        w.startswith("ra-v5-eager: the best LEARNING_RATE that was tried, 3e-3, is at the edge") for w in warnings
+    )
+    assert any("not here any more" in w for w in warnings)  # the trials that it was chosen from
 
 
 def test_arms_with_too_few_seeds_are_not_counted_among_what_would_have_been_shown(tmp_path: Path) -> None:
