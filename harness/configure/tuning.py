@@ -81,22 +81,29 @@ def trials_of(base: Resolved, arm: Arm, study: StudyConfig, most: int = 0) -> li
 
 
 def between(symbol: str, values: Sequence[str], n: int) -> list[str]:
-    """`n` more values of a symbol, each in the middle, as factors go, of the widest gap. Raises UserError."""
+    """`n` more values of a symbol, each in the middle, as factors go, of the widest gap; whole where all are.
+
+    Raises UserError where there are none.
+    """
     try:
         known = sorted(float(value) for value in values)
     except ValueError:
         known = []
-    if len(known) < 2 or known[0] <= 0:
+    whole = all(value.isdecimal() for value in values)
+    more: list[str] = []
+    while len(known) > 1 and known[0] > 0 and len(more) < n:
+        gap = max(range(len(known) - 1), key=lambda i: known[i + 1] / known[i])
+        middle = math.sqrt(known[gap] * known[gap + 1])
+        middle = round(middle) if whole else float(f"{middle:.3g}")
+        if middle in known:
+            break
+        known.insert(gap + 1, middle)
+        more.append(f"{middle:g}")
+    if len(more) < n:
         raise UserError(
             f"STUDY_TUNE: {symbol}={','.join(values)}: to give every arm as many trials, two numbers above 0 are "
             f"needed, with {n} more between them"
         )
-    more = []
-    for _ in range(n):
-        gap = max(range(len(known) - 1), key=lambda i: known[i + 1] / known[i])
-        middle = float(f"{math.sqrt(known[gap] * known[gap + 1]):.3g}")
-        known.insert(gap + 1, middle)
-        more.append(f"{middle:g}")
     return more
 
 

@@ -201,6 +201,14 @@ def test_more_values_lie_between_those_given(values, n):
     assert all(min(map(float, asked)) <= float(value) <= max(map(float, asked)) for value in more)
 
 
+def test_between_whole_numbers_lie_whole_ones():
+    assert between("RA_V5_R", ["2", "16"], 2) == ["6", "3"]
+    with pytest.raises(UserError, match=r"RA_V5_R=2,4: .* 2 more between them"):
+        between("RA_V5_R", ["2", "4"], 2)
+    with pytest.raises(UserError, match=r"WEIGHT_DECAY=0,0.1"):
+        between("WEIGHT_DECAY", ["0", "0.1"], 1)
+
+
 def test_edges():
     tried = [{"LEARNING_RATE": value} for value in ("1e-3", "3e-3", "2e-3")]
     assert at_edges({"LEARNING_RATE": "3e-3"}, tried) == ["LEARNING_RATE"]
