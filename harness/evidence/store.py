@@ -127,9 +127,10 @@ class Arm:
 
     @cached_property
     def title(self) -> str:
-        """One line for tables and figures: STEP_TITLE, or the step's name; what is swept behind it."""
+        """One line for tables and figures: STEP_TITLE, or the step's name; its size and what is swept behind it."""
         title = self.settings.get("STEP_TITLE") or self.base
-        return shown(f"{title} ({', '.join(sorted(self.swept))})" if self.swept else title, TITLE)
+        labels = [label.removeprefix("STUDY_SIZE=") for label in sorted(self.swept)]
+        return shown(f"{title} ({', '.join(labels)})" if labels else title, TITLE)
 
     @cached_property
     def references(self) -> list[str]:

@@ -66,6 +66,7 @@ def measure_planning(runs: int, folder: Path) -> PlanningCosts:
         "RA_MLA_ABLATION_MODE": "y",
         "RA_MLA_ABLATION_STEPS": f"1-{STEPS}",
         "ABLATION_SEEDS": f"1-{runs // STEPS}",
+        "STUDY_LENGTHS": "",
         "RESULTS_DIR": str(folder / "results"),
     }
     base = overlay(

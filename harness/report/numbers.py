@@ -25,6 +25,8 @@ def percent(share: float | None) -> str:
         return DASH
     if math.isinf(share):
         return "∞" if share > 0 else f"{MINUS}∞"
+    if abs(share) >= 10:
+        return f"{round(100 * share, -2):+,.0f} %"  # a digit more would say nothing
     return "0 %" if share == 0 else f"{100 * share:+.{2 if abs(share) < 0.1 else 3}g} %".replace("-", MINUS)
 
 

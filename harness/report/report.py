@@ -239,11 +239,11 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
         facts.append(("Asked", ", ".join(dates)))
     if started:
         provenance = started[0].provenance or {}
-        data, settings = provenance["data"], identity(experiment.arms[0])
+        data = provenance["data"]
         names = f"{shown(data['dataset'])}, tokenizer {shown(data['tokenizer'])}"
         facts.append(("Data", f"{names}, {data['train_tokens']:,} tokens"))
-        shape = [f"{shown(settings[s])} {word}" for s, word in _SHAPE if s in settings]
-        facts.append(("Model", ", ".join(shape) or DASH))
+        shapes = dict.fromkeys(_shape(identity(arm)) for arm in experiment.arms)
+        facts.append(("Model", "; ".join(filter(None, shapes)) or DASH))
     facts.append(("Parameters", _range(experiment, "params", "{:,.0f}")))
     facts.append(("Tokens per run", _range(experiment, "tokens", "{:,.0f}")))
     facts.append(("Steps per run", _range(experiment, "iters", "{:,.0f}")))
@@ -273,6 +273,10 @@ def _requests(experiment: Experiment) -> list[Request]:
         return requests(experiment.path)
     except UserError:
         return []
+
+
+def _shape(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{shown(settings[symbol])} {word}" for symbol, word in _SHAPE if symbol in settings)
 
 
 _SHAPE = [("N_LAYER", "layers"), ("N_HEAD", "heads"), ("N_EMBD", "wide"), ("BLOCK_SIZE", "tokens of context")]

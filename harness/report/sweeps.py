@@ -223,7 +223,7 @@ def tuning_figure(experiment: Experiment) -> Sketch | None:
             axes.plot(*at, "o", markersize=size, markerfacecolor="none", markeredgewidth=width, color=look["color"])
         axes.set_ylabel("validation loss (nats/token)")
         axes.margins(x=0.05, y=0.12)
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     warned = edges(experiment)
     return Sketch(
         name="tuning",
