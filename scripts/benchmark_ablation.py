@@ -3,8 +3,8 @@
     python -m scripts.benchmark_ablation --seconds 15,120 --gpus 1,2 --cache cold,warm --json mine.json N_LAYER=6 ...
     python -m scripts.benchmark_ablation --code ../another/checkout ...
 
-Each case is an ablation of its own, started by `make`: a defconfig with the settings given over
-it: its steps and seeds are the runs. They are as long as makes their mean --seconds, by a trial that comes first.
+Each case is an ablation of its own, started by `make`: a defconfig with the settings given over it: its steps, lengths
+and seeds are the runs. They are as long as makes their mean --seconds, by a trial that comes first.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ def test_what_is_measured_is_what_make_records(
     of_run = {name: value for name, value in SETTINGS.items() if name not in ("MODEL_NAME", "MAX_ITERS")}
     of_run |= {"DATASET_TEXT_PATHS": str(data / "text.txt"), "DATA_DIR": str(data / "data"), "RUNS_PER_DEVICE": "2"}
     of_run |= {"RA_MLA_ABLATION_STEPS": "1,2", "ABLATION_SEEDS": "1", "GRADIENT_ACCUMULATION_STEPS": "1"}
+    of_run |= {"STUDY_LENGTHS": ""}
     arguments = ["--seconds", "1", "--work", str(tmp_path / "work"), "--json", str(tmp_path / "out.json")]
     settings = [f"{name}={value}" for name, value in of_run.items()]
     monkeypatch.setattr(sys, "argv", ["benchmark_ablation", *arguments, *settings])

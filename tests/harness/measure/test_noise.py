@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,26 @@ import pytest
 from gpt2.base.files import ROOT
 from harness.evidence.comparison import COMPARISON_COLUMNS, comparison_row
 from harness.evidence.stats import compare
-from harness.evidence.store import load_experiment
-from harness.measure.noise import readings, table_row
+from harness.evidence.store import Experiment, load_experiment
+from harness.measure.noise import Reading, readings, table_row
 from tests.harness.synthetic_runs import write_lengths, write_run
 
 RESULTS = ROOT / "results" / "h100"
 
 
+@cache
+def committed(name: str) -> Experiment:
+    return load_experiment(RESULTS / name)
+
+
+@cache
+def recomputed() -> list[Reading]:
+    return readings(committed("gpt2-noise"))
+
+
 def test_the_committed_readings_are_those_of_the_committed_runs() -> None:
     recorded = json.loads((RESULTS / "noise.json").read_text())["readings"]
-    found = readings(load_experiment(RESULTS / "gpt2-noise"))
+    found = recomputed()
     assert len(found) == 16
     for ours, theirs in zip(found, recorded, strict=True):
         assert asdict(ours) == {k: v if isinstance(v, str) else pytest.approx(v, rel=1e-6) for k, v in theirs.items()}
@@ -31,7 +42,7 @@ def test_the_committed_readings_are_those_of_the_committed_runs() -> None:
 def test_the_committed_comparison_is_that_of_the_committed_runs(name: str) -> None:
     with (RESULTS / name / "comparison.csv").open(newline="") as file:
         recorded = list(csv.DictReader(file))
-    found = [comparison_row(c) for c in compare(load_experiment(RESULTS / name))]
+    found = [comparison_row(c) for c in compare(committed(name))]
     assert list(recorded[0]) == list(COMPARISON_COLUMNS)
     for ours, theirs in zip(found, recorded, strict=True):
         for column, value in ours.items():
@@ -43,7 +54,7 @@ def test_the_committed_comparison_is_that_of_the_committed_runs(name: str) -> No
 
 def test_the_documents_say_what_was_recorded() -> None:
     text = (ROOT / "docs" / "evidence.md").read_text()
-    for reading in readings(load_experiment(RESULTS / "gpt2-noise")):
+    for reading in recomputed():
         assert f"| {' | '.join(table_row(reading))} |" in text
 
 
