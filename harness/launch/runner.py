@@ -8,7 +8,7 @@ runs that nobody trains, and waits at the end for those of the others.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
     return 1 if pipeline.failed else 0
 
 
-def get_ready_to_run(plan: Plan) -> tuple[dict[Path, dict[str, Any]], float]:
+def get_ready_to_run(plan: Plan, say: Callable[[str], object] = print) -> tuple[dict[Path, dict[str, Any]], float]:
     """What has to be before any of a plan is run, wherever: its data, and room for it.
 
     Returns identities by directory, and the seconds that preparing data took. Raises UserError if data is missing, or a
@@ -100,7 +100,7 @@ def get_ready_to_run(plan: Plan) -> tuple[dict[Path, dict[str, Any]], float]:
         remember_experiment(plan)
         data = {f"{config.dataset}, {config.tokenizer}": dataset.hash for config, dataset in datasets.items()}
         if said := register(plan, code=code_state(), data=data):
-            print(said, flush=True)
+            say(said)
     return identities, prepared_s
 
 

@@ -43,15 +43,19 @@ STOP_S = 2.0
 def run_plan(plan: Plan, config: SlurmConfig, given: Sequence[Assignment] = ()) -> int:
     """As runner.run_plan, and raises UserError too where there is no Slurm, or it takes no job at all."""
     require()
-    identities, _ = get_ready_to_run(plan)
+    said: list[str] = []  # not before Slurm has taken something
+    identities, _ = get_ready_to_run(plan, said.append)
     names = [(run.name, run.config.train.max_iters) for run in plan.runs]
     with LiveView(names, slots=config.max_jobs or len(names)) as view, sigterm_is_ctrl_c():
         ablation = _Ablation(plan, config, [f"{a.symbol}={a.value}" for a in given], identities, view)
         try:
-            return ablation.run()
+            status = ablation.run()
         except KeyboardInterrupt:
             ablation.stop()
-            return 130
+            status = 130
+        for line in said:
+            view.say(line)
+        return status
 
 
 def require() -> None:
