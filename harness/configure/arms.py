@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.config import DATA_PATHS, RunConfig, is_of_a_run
 from gpt2.dotconfig import Assignment, Resolved, file_of
-from harness.configure.kconfig import Size, Step, note, overlay
+from harness.configure.kconfig import SIZE, Size, Step, note, overlay
 from harness.configure.study import StudyConfig, Sweep
 
 PATHS = (*DATA_PATHS, "INIT_FROM")
@@ -50,19 +50,19 @@ class Arm:
 def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], sweep: Sweep) -> list[Arm]:
     """The arms that are compared with each other: every step at every size with every swept value that it depends on.
 
-    Raises UserError where two would be the same, or a swept value makes no difference to any.
+    Raises UserError where a swept value makes no difference to any of them.
     """
     arms: list[Arm] = []
     for size in sizes or (None,):
         for step in steps or (None,):
-            fragment = _over(size.assignments() if size else [], step.assignments() if step else [])
-            name = step.name if step else overlay(base, fragment).run_config().model.attention.replace("_", "-")
+            arm = Arm(name="", assignments=tuple(size.assignments() if size else ()))
+            arm = arm.with_settings(*(step.assignments() if step else ()))
+            name = step.name if step else overlay(base, arm.assignments).run_config().model.attention.replace("_", "-")
             if base.symbols.get("STUDY_COMPILE"):
-                fragment = [a for a in fragment if a.symbol not in COMPILE]
-                fragment.append(Assignment("COMPILE_MODEL", "y", "STUDY_COMPILE"))
-            arm = Arm(name=name + (f"@STUDY_SIZE={size.name}" if size else ""), assignments=tuple(fragment))
+                kept = [a for a in arm.assignments if a.symbol not in COMPILE]
+                arm = replace(arm, assignments=(*kept, Assignment("COMPILE_MODEL", "y", "STUDY_COMPILE")))
+            arm = replace(arm, name=name + (f"@{SIZE}={size.name}" if size else ""))
             arms += swept(base, arm, sweep, "ABLATION_SWEEP")
-    _note_the_same_twice(base, arms)
     for symbol, values in sweep:
         if len(values) > 1 and not any(f"@{symbol}=" in arm.name for arm in arms):
             raise UserError(
@@ -105,8 +105,8 @@ def swept(base: Resolved, arm: Arm, sweep: Sweep, setting: str) -> list[Arm]:
 def beside(base: Resolved, arms: Sequence[Arm], study: StudyConfig) -> list[Arm]:
     """The other lengths, and the reruns, of the arms that others are compared with and that have no reference."""
     steps = {arm.name.partition("@")[0] for arm in arms}
-    found = []
-    for arm in arms:
+    found: list[Arm] = []
+    for arm in arms if study.lengths or study.reruns else ():
         resolved = overlay(base, arm.assignments)
         own = arm.name.partition("@")[0]
         if any(name in steps and name != own for name in references(resolved)):
@@ -146,20 +146,14 @@ def refuse_sweep(setting: str, symbol: str, values: Sequence[str]) -> None:
         )
 
 
-def _note_the_same_twice(base: Resolved, arms: Sequence[Arm]) -> None:
-    """Say which arms would be the same run: it may be meant so."""
+def note_the_same_twice(configs: Mapping[str, RunConfig]) -> None:
+    """Say which arms, by name, would be the same run: it may be meant so."""
     runs: dict[str, str] = {}
-    for arm in arms:
-        run = repr(sorted(_what_is_run(overlay(base, arm.assignments).run_config()).items()))
+    for name, config in configs.items():
+        run = repr(sorted(_what_is_run(config).items()))
         if run in runs:
-            note(f"{runs[run]} and {arm.name} are the same run under two names")
-        runs.setdefault(run, arm.name)
-
-
-def _over(below: Sequence[Assignment], above: Sequence[Assignment]) -> list[Assignment]:
-    """Two fragments as one: what the upper one says of a symbol counts."""
-    own = {a.symbol for a in above}
-    return [*(a for a in below if a.symbol not in own), *above]
+            note(f"{runs[run]} and {name} are the same run under two names")
+        runs.setdefault(run, name)
 
 
 def _what_is_run(config: RunConfig) -> dict[str, Any]:

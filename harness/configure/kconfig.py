@@ -55,6 +55,10 @@ class Step:
         return read_assignments(self.path)
 
 
+SIZE = "STUDY_SIZE"
+"""What says of a run which size it is, and labels its arm."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """A rung of a ladder: a fragment in defconfigs/sizes/, such as `45m.config`."""
@@ -64,7 +68,7 @@ class Size:
 
     def assignments(self) -> list[Assignment]:
         """What the size sets, and that it is this one."""
-        return [*read_assignments(self.path), Assignment("STUDY_SIZE", self.name, "ABLATION_SIZES")]
+        return [*read_assignments(self.path), Assignment(SIZE, self.name, "ABLATION_SIZES")]
 
 
 def configuration(environ: Mapping[str, str] = os.environ) -> Resolved:

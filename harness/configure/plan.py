@@ -21,7 +21,7 @@ from gpt2.config import RunConfig, does_something
 from gpt2.dotconfig import Assignment, Resolved, resolve_each
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
-from harness.configure.arms import Arm, beside, compared_arms, references, refuse_sweep
+from harness.configure.arms import Arm, beside, compared_arms, note_the_same_twice, references, refuse_sweep
 from harness.configure.kconfig import (
     DOTCONFIG,
     Step,
@@ -222,6 +222,7 @@ def _make_plan(base: Resolved, ablation: AblationConfig, asked: Iterable[Assignm
     ]
     others = beside(base, compared, study)
     of_arms = [_runs_of_arm(base, arm, ablation.directory, ablation.seeds) for arm in (*compared, *others)]
+    note_the_same_twice({runs[0].step: runs[0].config for runs in of_arms[: len(compared)]})
     _refuse_what_no_run_takes(base.minimal() if asked is None else asked, ablation, [runs[0] for runs in of_arms])
     return Plan(
         base=base,
@@ -238,8 +239,8 @@ def running_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Runs in the order in which they are trained: seed by seed, and of a seed the arms as they are drawn.
 
     In a fixed order a machine that gets slower, or faster, makes the arms that come late look so: with a drift of 0.3 %
-    a run, three verdicts on a cost out of four are false (docs/evidence.md). The draw is the seed's own, so that a plan
-    that goes on goes on in the same order.
+    a run, three verdicts on a cost out of four are false (docs/evidence.md). Each seed has a draw of its own, so that a
+    plan that goes on goes on in the same order.
     """
     of_seeds: dict[int, list[PlannedRun]] = {}
     for run in runs:

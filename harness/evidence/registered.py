@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
+from harness.configure.kconfig import SIZE
 from harness.configure.registration import Entry
 from harness.evidence.looks import look_sizes
 from harness.evidence.store import Arm, RunRecord
@@ -116,7 +117,7 @@ def is_named(arm: Arm, entry: Entry) -> bool:
 
 
 def _without_size(step: str, entry: Entry) -> str:
-    return "@".join(part for part in step.split("@") if part.removeprefix("STUDY_SIZE=") not in entry.sizes)
+    return "@".join(part for part in step.split("@") if part.removeprefix(f"{SIZE}=") not in entry.sizes)
 
 
 def _comparisons(entries: Sequence[Entry]) -> int:
@@ -125,7 +126,7 @@ def _comparisons(entries: Sequence[Entry]) -> int:
     steps = {arm.split("@")[0] for arm in arms}
     compared = [arm for arm, references in arms.items() if steps & set(references)]
     sizes = {size for entry in entries for size in entry.sizes}
-    return len(compared) if any("STUDY_SIZE=" in arm for arm in compared) else len(compared) * max(1, len(sizes))
+    return len(compared) if any(f"{SIZE}=" in arm for arm in compared) else len(compared) * max(1, len(sizes))
 
 
 def _began_before(run: RunRecord, when: datetime) -> bool:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.configure.kconfig import SIZE
 from harness.configure.registration import read_registration
 from harness.evidence.comparison import Comparison, Metric
 from harness.evidence.costs import cost_facts
@@ -117,7 +118,7 @@ def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:
 
 
 def _size(arm: Arm) -> set[str]:
-    return {label for label in arm.swept if label.startswith("STUDY_SIZE=")}
+    return {label for label in arm.swept if label.startswith(f"{SIZE}=")}
 
 
 def effective_slope(arm: Arm, experiment: Experiment, metric: str) -> Slope | None:

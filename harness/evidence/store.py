@@ -24,7 +24,7 @@ from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
 from harness.configure.arms import COMPILE, PATHS
-from harness.configure.kconfig import list_steps
+from harness.configure.kconfig import SIZE, list_steps
 from harness.configure.tuning import TRIALS
 
 SUMMARY_COLUMNS = (
@@ -129,7 +129,7 @@ class Arm:
     def title(self) -> str:
         """One line for tables and figures: STEP_TITLE, or the step's name; its size and what is swept behind it."""
         title = self.settings.get("STEP_TITLE") or self.base
-        labels = [label.removeprefix("STUDY_SIZE=") for label in sorted(self.swept)]
+        labels = [label.removeprefix(f"{SIZE}=") for label in sorted(self.swept)]
         return shown(f"{title} ({', '.join(labels)})" if labels else title, TITLE)
 
     @cached_property

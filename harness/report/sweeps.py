@@ -10,15 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from harness.configure.kconfig import SIZE
 from harness.configure.tuning import TUNED, parse_tuned
 from harness.evidence.comparison import Comparison
 from harness.evidence.store import Arm, Experiment
 from harness.evidence.verdicts import margin_of
 from harness.report.numbers import effect_bounds, percent
 from harness.report.style import WIDTH, Sketch, draw_interval, legend_below, look_of, robust_limits, short
-
-SIZE = "STUDY_SIZE"
-"""The label of a rung of the ladder, whose place on the axis is its number of parameters."""
 
 _LOG_FROM = 4.0
 """A sweep whose greatest value is so many times its least gets a logarithmic axis, if all are above zero."""
@@ -99,7 +97,7 @@ def _by_rest(of: Sequence[tuple[Arm, Comparison]], symbol: str) -> dict[str, dic
 
 
 def place_of(arm: Arm, symbol: str) -> float | None:
-    """Where an arm lies on the axis of a swept symbol: its value, or of a size the parameters; None if that is no
+    """Where an arm lies on the axis of a swept symbol: its value, or of a SIZE the parameters; None if that is no
     number."""
     label = next((label for label in arm.swept if label.startswith(f"{symbol}=")), None)
     if label is None:
