@@ -24,6 +24,7 @@ from scipy import stats
 
 from harness.evidence.paired import ALPHA, paired_test
 from harness.evidence.store import Arm, Experiment, data_hash
+from harness.evidence.unpaired import Estimate, mover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +102,19 @@ def compute_effect(deltas: Mapping[int, float], slopes: Mapping[int, float], alp
 def time_effect(compute: Effect, ratios: Sequence[float], alpha: float = ALPHA) -> Effect:
     """(1 + compute) / r - 1, r being the ratio of the times per step, arm to reference, of each seed.
 
-    How noisy a machine is has nothing to do with the loss, so the two intervals are put together as those of
-    independent numbers, each side by itself: the squares of their distances add up (MOVER: Zou & Donner 2008,
-    Statistics in Medicine 27).
+    How noisy a machine is has nothing to do with the loss, so the two are independent (`mover`).
     """
     slower = paired_test([math.log(ratio) for ratio in ratios], alpha)
     if compute.value is None or slower.mean is None:
         return Effect(note=compute.note)
     gained = math.log1p(compute.value)
-    value = math.expm1(gained - slower.mean)
     if compute.low is None or compute.high is None or slower.ci_low is None or slower.ci_high is None:
-        return Effect(value=value, note=compute.note)
-    down = math.hypot(gained - math.log1p(compute.low), slower.ci_high - slower.mean)
-    up = math.hypot(math.log1p(compute.high) - gained, slower.mean - slower.ci_low)
-    return Effect(value=value, low=math.expm1(gained - slower.mean - down), high=math.expm1(gained - slower.mean + up))
+        return Effect(value=math.expm1(gained - slower.mean), note=compute.note)
+    net = mover(
+        Estimate(value=slower.mean, low=slower.ci_low, high=slower.ci_high),
+        Estimate(value=gained, low=math.log1p(compute.low), high=math.log1p(compute.high)),
+    )
+    return Effect(value=math.expm1(net.value), low=math.expm1(net.low), high=math.expm1(net.high))
 
 
 def _covariance(deltas: Mapping[int, float], slopes: Mapping[int, float]) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 
 from harness.configure.kconfig import SIZE
 from harness.configure.registration import Entry
@@ -130,10 +130,5 @@ def _comparisons(entries: Sequence[Entry]) -> int:
 
 
 def _began_before(run: RunRecord, when: datetime) -> bool:
-    if run.provenance is None:
-        return False
-    try:
-        began = datetime.fromisoformat(str(run.provenance["started"]))
-    except ValueError:
-        return True  # it does not say when, and so not that it was after
-    return (began if began.tzinfo else began.replace(tzinfo=timezone.utc)) < when
+    """Whether a run has begun, and not as it says after that."""
+    return run.provenance is not None and (run.began is None or run.began < when)

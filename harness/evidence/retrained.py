@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 from gpt2.base.errors import UserError
 from gpt2.run.records import read_provenance
 from harness.configure.registration import REGISTRATION, Entry
+from harness.evidence.contamination import identity
 from harness.evidence.launches import NAME, read_launches
 from harness.evidence.registered import is_named
 from harness.evidence.registration import entries_of
@@ -52,7 +53,7 @@ def _late(experiment: Experiment, entry: Entry) -> Iterator[str]:
     seed by seed."""
     order = {seed: place for place, seed in enumerate(entry.seeds)}
     arms = [arm for arm in experiment.compared if is_named(arm, entry)]
-    began = {arm.step: [run for run in arm.runs if run.seed in order and _began(run)] for arm in arms}
+    began = {arm.step: [run for run in arm.runs if run.seed in order and run.began] for arm in arms}
     late = [
         f"{run.name} (after {after.name})"
         for runs in began.values()
@@ -103,26 +104,15 @@ def _elsewhere(experiment: Experiment) -> Iterator[str]:
 
 def _is_same(arm: Arm, experiment: Path) -> bool:
     """Whether an experiment has an arm of this name whose runs are these but for the seed."""
-    ours = next((run.provenance["identity"] for run in arm.runs if run.provenance is not None), None)
+    ours = identity(arm)
     for path in sorted((experiment / arm.step).glob("seed-*/provenance.json"))[:1]:
         with suppress(UserError):
             theirs = read_provenance(path)["identity"]
-            return ours is not None and ours | {"SEED": 0} == theirs | {"SEED": 0}
+            return bool(ours) and ours | {"SEED": 0} == theirs | {"SEED": 0}
     return False
-
-
-def _began(run: RunRecord) -> datetime | None:
-    """UTC; None where it has not, or does not say when."""
-    if run.provenance is None:
-        return None
-    try:
-        began = datetime.fromisoformat(str(run.provenance["started"]))
-    except ValueError:
-        return None
-    return began if began.tzinfo else began.replace(tzinfo=timezone.utc)
 
 
 def _is_after(run: RunRecord, other: RunRecord) -> bool:
     """Whether a run began when another had ended, as far as it tells how long it took."""
-    began, theirs, took = _began(run), _began(other), other.value("wall_time_s")
+    began, theirs, took = run.began, other.began, other.value("wall_time_s")
     return bool(began and theirs and took) and began > theirs + timedelta(seconds=took)  # type: ignore

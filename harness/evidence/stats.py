@@ -245,10 +245,10 @@ def _spoiled(pairs: Sequence[tuple[RunRecord, RunRecord]], metric: Metric) -> li
         return {"data": data_hash(run)} | (cost_facts(run) if metric.is_cost else {})
 
     differing = {
-        f"{name} differs: {ours} vs {facts(reference)[name]}": None
-        for run, reference in pairs
-        for name, ours in facts(run).items()
-        if ours != facts(reference)[name]
+        f"{name} differs: {ours[name]} vs {theirs[name]}": None
+        for ours, theirs in ((facts(run), facts(reference)) for run, reference in pairs)
+        for name in ours
+        if ours[name] != theirs[name]
     }
     if metric.name in _TIMES and (shared := [x.name for pair in pairs for x in pair if not has_clean_times(x)]):
         differing[f"times of a device that others used meanwhile: {some(shared)}"] = None

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,6 +88,17 @@ class RunRecord:
     def has_ended(self) -> bool:
         """Whether it is done or has failed, such as by a NaN: nothing more will come of it."""
         return self.status in ("done", "failed")
+
+    @property
+    def began(self) -> datetime | None:
+        """UTC; None where it has not, or does not say when."""
+        if self.provenance is None:
+            return None
+        try:
+            began = datetime.fromisoformat(str(self.provenance["started"]))
+        except ValueError:
+            return None
+        return began if began.tzinfo else began.replace(tzinfo=timezone.utc)
 
     @property
     def name(self) -> str:

@@ -44,8 +44,7 @@ def tuning_errors(experiment: Experiment) -> Iterator[str]:
     else:
         for name, choice in tuned.choices.items():
             yield from _choice_errors(path, name, choice, tuned.seeds)
-    for arm in experiment.arms:
-        yield from _unlike_choice(arm, tuned)
+    yield from _unlike_choices(experiment, tuned)
 
 
 def _choice_errors(path: Path, arm: str, choice: Choice, seeds: tuple[int, ...]) -> Iterator[str]:
@@ -53,11 +52,8 @@ def _choice_errors(path: Path, arm: str, choice: Choice, seeds: tuple[int, ...])
     trials = []
     for trial in choice.trials:
         runs = [load_run(path.parent / TRIALS / trial.arm / seed_directory(seed), trial.arm, seed) for seed in seeds]
-        if damage := next(filter(None, (run.damage for run in runs)), None):
-            yield f"{path}: cannot be checked: {damage}"
-            return
         try:
-            loss = loss_over_seeds([run.path for run in runs])
+            loss = loss_over_seeds(runs)
         except UserError as error:
             yield f"{path}: cannot be checked: {error}"
             return
@@ -71,23 +67,17 @@ def _choice_errors(path: Path, arm: str, choice: Choice, seeds: tuple[int, ...])
         yield f"{path}: {arm}: at_edge is {list(choice.at_edge)}, and {list(best.at_edge)} by its trials"
 
 
-def _unlike_choice(arm: Arm, tuned: Tuned) -> Iterator[str]:
+def _unlike_choices(experiment: Experiment, tuned: Tuned) -> Iterator[str]:
     """Runs with other settings than were chosen for their arm; lengths and reruns have those of what they are of."""
-    choice = tuned.choices.get(arm.step) or next(
-        (of for name, of in tuned.choices.items() if _of(arm, name) and arm.step not in tuned.choices), None
-    )
-    if choice is None:
-        return
-    for run in arm.runs:
-        for symbol, value in choice.settings.items():
-            if run.settings.get(symbol, value) != value:
-                yield f"{run.name}: {symbol} is {run.settings[symbol]}, and {value} was chosen for it in {TUNED}"
-
-
-def _of(arm: Arm, name: str) -> bool:
-    """Whether an arm is another length, or a rerun, of the one with this name."""
-    rest = arm.step.removeprefix(name)
-    return rest != arm.step and rest.startswith(("@MAX_ITERS=", "@RERUN="))
+    arms = {arm.step: arm for arm in experiment.arms}
+    for name, choice in tuned.choices.items():
+        arm = arms.get(name, Arm(step=name, runs=()))
+        for of in (arm, *experiment.lengths_of(arm), *experiment.reruns_of(arm)):
+            for run in of.runs:
+                for symbol, value in choice.settings.items():
+                    found = run.settings.get(symbol, value)
+                    if found != value:
+                        yield f"{run.name}: {symbol} is {found}, and {value} was chosen for it in {TUNED}"
 
 
 def _said(choice: Choice | None) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from gpt2.base.errors import UserError
-from gpt2.run.records import is_finite, read_metrics, read_summary
-from harness.configure.plan import PlannedRun, Trials
+from harness.configure.plan import Trials
 from harness.configure.tuning import Choice, Trial
+from harness.evidence.store import RunRecord, load_run
 
 
 def choose(trials: Trials) -> dict[str, Choice]:
@@ -18,15 +17,12 @@ def choose(trials: Trials) -> dict[str, Choice]:
     One that diverged on a seed is not chosen. Raises UserError where another has not ended with a loss, or none of an
     arm's has.
     """
-    runs: dict[str, list[PlannedRun]] = {}
+    runs: dict[str, list[RunRecord]] = {}
     for run in trials.plan.runs:
-        runs.setdefault(run.step, []).append(run)
+        runs.setdefault(run.step, []).append(load_run(run.path, run.step, run.seed))
     choices = {}
     for arm, settings in trials.arms.items():
-        tried = [
-            Trial(arm=name, settings=of, val_loss=loss_over_seeds([run.path for run in runs[name]]))
-            for name, of in settings.items()
-        ]
+        tried = [Trial(arm=name, settings=of, val_loss=loss_over_seeds(runs[name])) for name, of in settings.items()]
         choice = choice_from(tried)
         if choice is None:
             raise UserError(f"{trials.plan.directory}: every trial of {arm} diverged: give STUDY_TUNE other values")
@@ -57,21 +53,22 @@ def at_edges(best: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> lis
     return found
 
 
-def loss_over_seeds(paths: Sequence[Path]) -> float | None:
+def loss_over_seeds(runs: Sequence[RunRecord]) -> float | None:
     """The mean loss of a trial's runs; None where one diverged. Raises UserError where one has not ended with a loss,
     or cannot be read."""
-    losses = [loss for path in paths if (loss := _loss(path)) is not None]
-    return statistics.fmean(losses) if len(losses) == len(paths) else None
+    losses = [loss for run in runs if (loss := _loss(run)) is not None]
+    return statistics.fmean(losses) if len(losses) == len(runs) else None
 
 
-def _loss(path: Path) -> float | None:
+def _loss(run: RunRecord) -> float | None:
     """The loss of a trial; None where it diverged."""
-    summary = read_summary(path / "summary.json") if (path / "summary.json").exists() else {"status": "not finished"}
-    if summary["status"] == "done" and is_finite(summary["val_loss"]):
-        return float(summary["val_loss"])
-    events = (line for line in read_metrics(path / "metrics.jsonl") if line["kind"] == "event")
-    if summary["status"] == "failed" and any(line["event"] in ("nonfinite", "not_finite") for line in events):
+    if run.damage is not None:
+        raise UserError(run.damage)
+    loss = run.value("val_loss")
+    if run.status == "done" and loss is not None:
+        return loss
+    events = (line for line in run.metrics if line["kind"] == "event")
+    if run.status == "failed" and any(line["event"] in ("nonfinite", "not_finite") for line in events):
         return None
-    raise UserError(
-        f"{path}: the trial is {summary['status']}, and did not diverge: tuning waits for it; run make again"
-    )
+    status = run.status if run.summary else "not finished"
+    raise UserError(f"{run.path}: the trial is {status}, and did not diverge: tuning waits for it; run make again")

@@ -1,4 +1,4 @@
-"""Two estimates of different experiments, and their difference.
+"""Two independent estimates, of different experiments or of a loss and a time, and their difference.
 
 Effects in compute come with intervals that need not be symmetric. That of their difference is made of the two by MOVER,
 the method of variance estimates recovery (Zou and Donner 2008, Statistics in Medicine 27, 1693): for independent
