@@ -96,6 +96,11 @@ def spread_of_reruns(arm: Arm, experiment: Experiment) -> tuple[float | None, in
     return (math.sqrt(2 * squares / repetitions) if repetitions else None), repetitions
 
 
+def correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Of two sides over the same seeds; None where one of them does not vary."""
+    return float(np.corrcoef(ours, theirs)[0, 1]) if stdev(ours) and stdev(theirs) else None
+
+
 def _noise(c: Comparison, arm: Arm, reference: Arm, experiment: Experiment, family: int) -> Noise:
     ours, theirs = ([run.value("val_loss") or 0.0 for run in _of_seeds(of, c.deltas)] for of in (arm, reference))
     sd_difference = stdev(c.deltas.values())
@@ -115,7 +120,7 @@ def _noise(c: Comparison, arm: Arm, reference: Arm, experiment: Experiment, fami
         sd_step=stdev(ours),
         sd_reference=stdev(theirs),
         sd_difference=sd_difference,
-        correlation=float(np.corrcoef(ours, theirs)[0, 1]) if stdev(ours) and stdev(theirs) else None,
+        correlation=correlation(ours, theirs),
         sd_rerun=sd_rerun,
         reruns=reruns,
         needed=tuple(needed),

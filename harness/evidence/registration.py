@@ -12,6 +12,7 @@ from gpt2.dotconfig import load
 from harness.configure.plan import make_plan
 from harness.configure.registration import REGISTRATION, Entry, asked_by, hashes_of_steps, read_registration, sha256
 from harness.configure.requests import Request, requests
+from harness.evidence.store import Experiment
 
 _WRITTEN_WITHIN = timedelta(seconds=2)
 """Times of entries are in whole seconds."""
@@ -36,11 +37,11 @@ def registration_errors(experiment: Path) -> Iterator[str]:
             yield from (f"{path}: entry {number}: {said}" for said in _unlike(entry, request))
 
 
-def entries_of(experiment: Path) -> tuple[Entry, ...]:
+def entries_of(experiment: Experiment) -> tuple[Entry, ...]:
     """The entries of an experiment's registration; none where it has none, or a damaged one: `registration_errors`
     says so."""
     with suppress(UserError):
-        return read_registration(experiment / REGISTRATION)
+        return experiment.registration
     return ()
 
 

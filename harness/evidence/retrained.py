@@ -28,7 +28,7 @@ def retrained(experiment: Experiment) -> Iterator[str]:
     Raises UserError where launches.jsonl cannot be read.
     """
     yield from _ended_before(experiment)
-    for entry in entries_of(experiment.path)[:1]:
+    for entry in entries_of(experiment)[:1]:
         yield from _late(experiment, entry)
     for arm in experiment.arms:
         yield from _copies(arm)

@@ -28,7 +28,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.configure.kconfig import SIZE
-from harness.configure.registration import read_registration
 from harness.evidence.comparison import Comparison, Metric
 from harness.evidence.costs import cost_facts
 from harness.evidence.effects import Effect, Slope, compute_effect, slope_of, time_effect
@@ -73,14 +72,13 @@ def compare(experiment: Experiment) -> list[Comparison]:
 
     Raises UserError where registration.json or STUDY_MARGIN is not what it should be.
     """
-    entries = read_registration(experiment.path / "registration.json")
     margin = margin_of(experiment)
     found = [(arm, *reference_of(arm, experiment)) for arm in experiment.compared]
     pairs = [
         _Pair(arm=arm, reference=other, block=block, note=note)
         for arm, other, note in found
         if other is not None
-        for block in blocks_of(arm, other, entries)
+        for block in blocks_of(arm, other, experiment.registration)
     ]
     judged = [_judged(pairs, family, experiment, margin) for family in families(experiment)]
     steps = [arm.step for arm in experiment.arms]

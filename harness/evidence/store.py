@@ -26,6 +26,7 @@ from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
 from harness.configure.arms import COMPILE, PATHS
 from harness.configure.kconfig import SIZE, list_steps
+from harness.configure.registration import REGISTRATION, Entry, read_registration
 from harness.configure.tuning import TRIALS
 
 SUMMARY_COLUMNS = (
@@ -190,6 +191,12 @@ class Experiment:
     def runs(self) -> list[RunRecord]:
         """Every run, by arm and seed."""
         return [run for arm in self.arms for run in arm.runs]
+
+    @cached_property
+    def registration(self) -> tuple[Entry, ...]:
+        """What registration.json has, oldest first; nothing where there is none. Raises UserError where it is
+        damaged."""
+        return read_registration(self.path / REGISTRATION)
 
     @property
     def eval_datasets(self) -> list[str]:

@@ -30,7 +30,7 @@ def tuned_of(experiment: Experiment) -> Tuned | None:
 def tuning_errors(experiment: Experiment) -> Iterator[str]:
     """What is not as tuned.json has it, a sentence each. Raises UserError where it is damaged."""
     path = experiment.path / TUNED
-    asked = [entry.tuning for entry in entries_of(experiment.path) if entry.tuning]
+    asked = [entry.tuning for entry in entries_of(experiment) if entry.tuning]
     if not path.exists():
         if asked and any(run.provenance for run in experiment.runs):
             yield f"{path}: is not here, though arms were to be tuned: nothing says how their settings were chosen"

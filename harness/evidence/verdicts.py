@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from gpt2.base.errors import UserError
-from harness.configure.registration import read_registration
 from harness.evidence.comparison import Comparison
 from harness.evidence.looks import nominal_levels
 from harness.evidence.paired import ALPHA, MIN_SEEDS, detectable_difference, holm
@@ -32,8 +31,8 @@ def margin_of(experiment: Experiment) -> float:
 
     UserError where it is no number.
     """
-    if entries := read_registration(experiment.path / "registration.json"):
-        return entries[0].margin
+    if experiment.registration:
+        return experiment.registration[0].margin
     text = experiment.settings.get("STUDY_MARGIN")
     try:
         return MARGIN if text is None else float(text) / 100

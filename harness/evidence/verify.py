@@ -37,7 +37,15 @@ from harness.evidence.launches import NAME as LAUNCHES
 from harness.evidence.recount import differ, line_errors, summary_errors
 from harness.evidence.registration import registration_errors
 from harness.evidence.retrained import retrained
-from harness.evidence.store import Json, RunRecord, load_experiment, read_metrics, read_settings, summary_row
+from harness.evidence.store import (
+    Experiment,
+    Json,
+    RunRecord,
+    load_experiment,
+    read_metrics,
+    read_settings,
+    summary_row,
+)
 from harness.evidence.tuned import tuning_errors
 
 T = TypeVar("T")
@@ -116,12 +124,18 @@ def verify(experiment: Path) -> Iterator[Finding]:
         for name, check in CHECKS.items():
             said = check(run, scans) if check is _data else check(run)
             yield from findings(run.name, name, path, said)
-    for file, (name, of_experiment) in CHECKS_OF_EXPERIMENT.items():
-        path = experiment / file
-        if path.exists():
-            yield from findings(file, name, path, of_experiment(experiment))
+    yield from verify_whole(experiment)
     path = experiment / "summary.csv"
     yield from findings(path.name, "rows", path, _rows(path, runs))
+
+
+def verify_whole(experiment: Path) -> Iterator[Finding]:
+    """Look at the experiment's own files that say how it came about, those that are there."""
+    load = functools.cache(lambda: load_experiment(experiment))
+    for file, (name, check) in CHECKS_OF_EXPERIMENT.items():
+        path = experiment / file
+        if path.exists():
+            yield from findings(file, name, path, check(experiment, load))
 
 
 def repeatable(experiment: Path) -> dict[Path, Json]:
@@ -355,19 +369,23 @@ def _rows(path: Path, runs: Sequence[Evidence]) -> Said:
                 yield Wrong(f"{path}: {run.name}: {column} is {found!r}, and {expected!r} by its files")
 
 
-def _registered(experiment: Path) -> Said:
+Load = Callable[[], Experiment]
+"""An experiment, read when it is first asked for, and once."""
+
+
+def _registered(experiment: Path, load: Load) -> Said:
     """Entries are what the configurations say that they were made of."""
     yield from map(Wrong, registration_errors(experiment))
 
 
-def _tuned(experiment: Path) -> Said:
+def _tuned(experiment: Path, load: Load) -> Said:
     """Each choice is the one that its trials make, and the runs were trained with it."""
-    yield from map(Wrong, tuning_errors(load_experiment(experiment)))
+    yield from map(Wrong, tuning_errors(load()))
 
 
-def _launches(experiment: Path) -> Said:
+def _launches(experiment: Path, load: Load) -> Said:
     """No run has been trained twice."""
-    yield from map(Note, retrained(load_experiment(experiment)))
+    yield from map(Note, retrained(load()))
 
 
 @functools.cache
@@ -385,7 +403,7 @@ CHECKS: dict[str, Callable[..., Said]] = {
 }
 """What is looked at in each run, in this order."""
 
-CHECKS_OF_EXPERIMENT: dict[str, tuple[str, Callable[[Path], Said]]] = {
+CHECKS_OF_EXPERIMENT: dict[str, tuple[str, Callable[[Path, Load], Said]]] = {
     REGISTRATION: ("registered", _registered),
     TUNED: ("tuned", _tuned),
     LAUNCHES: ("once", _launches),

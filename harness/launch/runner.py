@@ -90,9 +90,10 @@ def get_ready_to_run(plan: Plan, say: Callable[[str], object] = print) -> tuple[
     datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
     of_arms = {run.step: run_identity(run.config, datasets[run.config.data]) for run in plan.arms}
     identities = {run.path: of_arms[run.step] | {"SEED": run.seed} for run in plan.runs}
+    for config, block_size in dict.fromkeys((run.config.data, run.config.model.block_size) for run in plan.runs):
+        check_windows(datasets[config], block_size=block_size)
+        check_eval_windows(open_eval_datasets(config), block_size=block_size)
     for run in plan.runs:
-        check_windows(datasets[run.config.data], block_size=run.config.model.block_size)
-        check_eval_windows(open_eval_datasets(run.config.data), block_size=run.config.model.block_size)
         check_identity(run.path, identities[run.path])
     digests.keep()
     if plan.study is not None:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-import numpy as np
 from scipy import stats
 
 from harness.evidence.effects import compute_effect
+from harness.evidence.noise import correlation
 from harness.evidence.paired import ALPHA, seeds_needed
 from harness.evidence.stats import effective_slope, reference_of
 from harness.evidence.store import Arm, Experiment
@@ -52,7 +52,7 @@ class Reading:
     sd_difference: float
     """Of the paired differences, nats/token."""
 
-    correlation: float
+    correlation: float | None
     """Of arm and reference over seeds."""
 
     noise: float
@@ -100,7 +100,7 @@ def _read(arm: Arm, reference: Arm, way: str, experiment: Experiment) -> Reading
         reference_mean=fmean(theirs[seed] for seed in seeds),
         sd_reference=stdev(theirs[seed] for seed in seeds),
         sd_difference=spread,
-        correlation=float(np.corrcoef([ours[s] for s in seeds], [theirs[s] for s in seeds])[0, 1]),
+        correlation=correlation([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]),
         noise=spread / slope.mean,
         noise_low=low * spread / slope.mean,
         noise_high=high * spread / slope.mean,
@@ -128,7 +128,7 @@ def table_row(reading: Reading) -> Sequence[str]:
         f"{reading.sd_difference:.4f}",
         f"{100 * reading.noise:.2f} %",
         f"{100 * reading.noise_low:.2f} to {100 * reading.noise_high:.2f}",
-        f"{reading.correlation:.2f}",
+        "–" if reading.correlation is None else f"{reading.correlation:.2f}",  # noqa: RUF001
         f"{100 * reading.compute:+.1f} %",
         interval,
         str(reading.needed),

@@ -38,7 +38,7 @@ from harness.evidence.tuned import tuning_errors
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count
 from harness.report.pages import escape_markdown, show, templates
-from harness.report.study import registration_facts, sets_table, time_table
+from harness.report.study import SENTENCE, registration_facts, sets_table, time_table
 from harness.report.sweeps import edges
 from harness.report.tables import (
     IN_COMPUTE,
@@ -56,9 +56,6 @@ from harness.report.verdict import controls, verdict
 PRINTED = ("step", "reference", "n", "Δ loss", "95 % interval", "verdict")
 PRINTED_IN_COMPUTE = ("step", "reference", "n", IN_COMPUTE, ITS_INTERVAL, "verdict")
 """Columns of the comparison that a terminal has room for: without a slope, and with one."""
-
-SENTENCE = 400
-"""Characters of a warning, which may hold what a run says of itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

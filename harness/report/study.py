@@ -15,12 +15,12 @@ from harness.report.numbers import DASH, count, effect_interval, interval, p_val
 from harness.report.tables import Table
 
 SENTENCE = 400
-"""Characters of what somebody has written, or of many arms together."""
+"""Characters of what a record says, or somebody has written, or of many arms together."""
 
 
 def registration_facts(experiment: Experiment) -> list[tuple[str, str]]:
     """What was registered, and what was added later; that nothing was, where there is no registration."""
-    entries = entries_of(experiment.path)
+    entries = entries_of(experiment)
     if not entries:  # of a damaged one a warning says so
         there = (experiment.path / REGISTRATION).exists()
         return [] if there else [("Registered", "nothing: there is no registration.json")]

@@ -30,7 +30,7 @@ from harness.evidence.retrained import retrained
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
 from harness.evidence.tuning import choose
-from harness.evidence.verify import CHECKS_OF_EXPERIMENT, findings
+from harness.evidence.verify import verify_whole
 from harness.report.report import make_report, render
 from tests.harness.synthetic_runs import write_run
 
@@ -336,11 +336,7 @@ def test_nothing_is_said_of_who_does_not_cheat(lab: Lab) -> None:
 
 def verified(experiment: Path) -> list[tuple[str, str]]:
     """What make verify says of the experiment's own files: check, outcome."""
-    return [
-        (finding.check, finding.outcome)
-        for file, (name, check) in CHECKS_OF_EXPERIMENT.items()
-        for finding in findings(file, name, experiment / file, check(experiment))
-    ]
+    return [(finding.check, finding.outcome) for finding in verify_whole(experiment)]
 
 
 @pytest.mark.parametrize(
