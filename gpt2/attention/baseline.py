@@ -37,9 +37,14 @@ class CausalSelfAttention(nn.Module):
         y: Tensor = self.c_attn(x)
         return y
 
+    def heads(self, x: Tensor, cache: LayerCache | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, C] -> q, k, v of its positions alone, [B, H, T, D] each."""
+        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
+        return q, k, v
+
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
-        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
+        q, k, v = self.heads(x, cache)
         if cache is not None:
             k, v = cache.append(k, v)
         return self.project(self.attend(q, k, v))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.shared import LayerCache, split_heads
+from gpt2.attention.shared import LayerCache
 from gpt2.config import GPTConfig
 
 
@@ -34,7 +34,7 @@ class QKNormAttention(CausalSelfAttention):
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
-        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
+        q, k, v = self.heads(x, cache)
         # Under autocast a norm is float32 and v is not; one dtype for all three is what SDPA and the cache want.
         q = (F.normalize(q, dim=-1) * self.sharpness.view(-1, 1, 1)).type_as(v)
         k = F.normalize(k, dim=-1).type_as(v)

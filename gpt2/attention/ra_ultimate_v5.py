@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from gpt2 import kernels
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.shared import LayerCache, causal_attention, merge_heads, split_heads
+from gpt2.attention.shared import LayerCache, causal_attention, merge_heads
 from gpt2.config import GPTConfig
 from gpt2.machine.device import autocast_dtype
 
@@ -150,7 +150,7 @@ class UltimateRAv5(CausalSelfAttention):
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
         if self.d_bias is None:
             return super().forward(x, cache)
-        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
+        q, k, v = self.heads(x, cache)
         if cache is not None:
             k, v = cache.append(k, v)
         q, k, v = self._give_dimension_to_bias(q, k, v)

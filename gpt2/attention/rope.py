@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.shared import LayerCache, split_heads
+from gpt2.attention.shared import LayerCache
 from gpt2.base.settings import check
 from gpt2.config import GPTConfig
 
@@ -53,7 +53,7 @@ class RotaryAttention(CausalSelfAttention):
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
-        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
+        q, k, v = self.heads(x, cache)
         start = 0 if cache is None else cache.length
         q, k = self._turned(q, start), self._turned(k, start)
         if cache is not None:

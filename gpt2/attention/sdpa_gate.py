@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.shared import LayerCache, split_heads
+from gpt2.attention.shared import LayerCache
 from gpt2.config import GPTConfig
 
 
@@ -32,7 +32,7 @@ class GatedAttention(CausalSelfAttention):
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
-        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
+        q, k, v = self.heads(x, cache)
         if cache is not None:
             k, v = cache.append(k, v)
         gates = torch.sigmoid(self.c_gate(x)).unflatten(-1, (self.n_head, -1))  # [B, T, H, D or 1]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.shared import LayerCache, causal_attention, merge_heads, split_heads
+from gpt2.attention.shared import LayerCache, causal_attention, merge_heads
 from gpt2.base.settings import check
 from gpt2.config import GPTConfig
 
@@ -34,7 +34,7 @@ class SlidingWindowAttention(CausalSelfAttention):
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""
-        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
+        q, k, v = self.heads(x, cache)
         if cache is not None:
             k, v = cache.slide(self.window, k, v)
         dropout = self.dropout if self.training else 0.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.shared import LayerCache, split_heads
+from gpt2.attention.shared import LayerCache
 from gpt2.base.settings import check, number
 from gpt2.config import GPTConfig
 
@@ -37,7 +37,7 @@ class ValueResidualAttention(CausalSelfAttention):
         self, x: Tensor, cache: LayerCache | None = None, carried: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """x [B, T, C] and the first layer's values of these positions, [B, H, T, D], None in it; returns the same."""
-        q, k, v = (split_heads(t, self.n_head) for t in self.qkv(x, cache).chunk(3, dim=-1))
+        q, k, v = self.heads(x, cache)
         first = v if carried is None else carried
         if carried is not None:
             v = torch.lerp(v, first, self.mix)
