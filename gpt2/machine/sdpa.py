@@ -96,15 +96,16 @@ def kernels_of(model: HasAttention, device: torch.device, dtype: str, *, kernel:
     # A CPU asks for no length, and may be slow in this precision.
     T = model.config.block_size if device.type == "cuda" else min(model.config.block_size, 8)
     x = torch.zeros(1, T, model.config.n_embd, device=device)
-    noted = _Noted(kernel)
+    names: set[str] = set()
+    watched = Watched(lambda *args, **kwargs: names.add(_chosen(kernel, *args, **kwargs)))
     for layer in model.attention:
         was_training = layer.training
         for training in (True, False):
             layer.train(training)
-            with noted, torch.set_grad_enabled(training), autocast(device, dtype):
+            with watched, torch.set_grad_enabled(training), autocast(device, dtype):
                 layer(x)
         layer.train(was_training)
-    return _listed(noted.names)
+    return _listed(names)
 
 
 def called(run: Callable[[], object]) -> str | None:
@@ -130,41 +131,44 @@ def differs(kernel: str, ran: str | None, device: torch.device, dtype: str) -> s
     return f"attention is computed by {ran}: {wanted[0]}, which SDPA_KERNEL_AUTO asks for first, cannot compute it all"
 
 
-class _Noted(TorchFunctionMode):
-    """Notes by which of KERNELS each call of scaled_dot_product_attention is computed."""
+class Watched(TorchFunctionMode):
+    """In its block, each call of scaled_dot_product_attention has its arguments told to `note` first."""
 
-    def __init__(self, kernel: str) -> None:
+    def __init__(self, note: Callable[..., object]) -> None:
         super().__init__()
-        self.names: set[str] = set()
-        self._kernel = kernel
+        self._note = note
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
-            self.names.add(self._chosen(*args, **kwargs or {}))
+            self._note(*args, **kwargs or {})
         return func(*args, **kwargs or {})
 
-    def _chosen(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        **options: Any,
-    ) -> str:
-        """As scaled_dot_product_attention chooses, whose arguments these are. Raises UserError where none can."""
-        tensors = (query, key, value)
-        device = query.device.type
-        if torch.is_autocast_enabled(device):  # which casts them where it is called
-            tensors = tuple(t.to(torch.get_autocast_dtype(device)) for t in tensors)  # type: ignore[assignment]
-        with warnings.catch_warnings(record=True) as why:
-            warnings.simplefilter("always")
-            try:
-                chosen = torch._fused_sdp_choice(*tensors, attn_mask, dropout_p, is_causal, **options)
-            except RuntimeError as error:
-                raise UserError(f"SDPA_KERNEL_{self._kernel.upper()}=y: {_reason(why, error)}") from None
-        return next(name for name, backend in KERNELS.items() if backend == SDPBackend(chosen))
+
+def _chosen(
+    kernel: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> str:
+    """Which of KERNELS scaled_dot_product_attention, whose arguments these are, chooses where `kernel` was asked for.
+
+    Raises UserError where none can.
+    """
+    tensors = (query, key, value)
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # which casts them where it is called
+        tensors = tuple(t.to(torch.get_autocast_dtype(device)) for t in tensors)  # type: ignore[assignment]
+    with warnings.catch_warnings(record=True) as why:
+        warnings.simplefilter("always")
+        try:
+            chosen = torch._fused_sdp_choice(*tensors, attn_mask, dropout_p, is_causal, **options)
+        except RuntimeError as error:
+            raise UserError(f"SDPA_KERNEL_{kernel.upper()}=y: {_reason(why, error)}") from None
+    return next(name for name, backend in KERNELS.items() if backend == SDPBackend(chosen))
 
 
 def _reason(why: list[warnings.WarningMessage], error: RuntimeError) -> str:

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from gpt2.base.errors import UserError
+from gpt2.machine.sdpa import Watched
 from gpt2.model import GPT
 
 Array = NDArray[np.float64]
@@ -98,28 +97,16 @@ def attention_calls(model: GPT, tokens: Tensor) -> list[Call]:
     NotInspectableError if the variant does not call scaled_dot_product_attention once a layer, causally: of anything
     else the scores would not be the whole story.
     """
-    with _Recorder() as recorder:
+    recorded: list[Call | None] = []
+    with Watched(lambda *args, **kwargs: recorded.append(_call(*args, **kwargs))):
         model(tokens.unsqueeze(0))
-    calls = [call for call in recorder.calls if call is not None]
-    if len(recorder.calls) != len(calls) or len(calls) != model.config.n_layer:
+    calls = [call for call in recorded if call is not None]
+    if len(recorded) != len(calls) or len(calls) != model.config.n_layer:
         raise NotInspectableError(
             f"ATTENTION_{model.config.attention.upper()}: {len(calls)} causal calls of scaled_dot_product_attention in "
             f"{model.config.n_layer} layers; only variants with exactly one a layer can be inspected"
         )
     return calls
-
-
-class _Recorder(TorchFunctionMode):
-    """Notes what scaled_dot_product_attention is called with; None for a call that is not plainly causal."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Call | None] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            self.calls.append(_call(*args, **(kwargs or {})))
-        return func(*args, **(kwargs or {}))
 
 
 def _call(
@@ -132,7 +119,7 @@ def _call(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Call | None:
-    """The arguments, which are scaled_dot_product_attention's, of a causal call for one sequence."""
+    """The arguments, which are scaled_dot_product_attention's, of a causal call for one sequence; None for another."""
     if attn_mask is not None or not is_causal:
         return None
     return Call(query[0], key[0], value[0], query.size(-1) ** -0.5 if scale is None else scale)
