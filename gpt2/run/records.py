@@ -53,16 +53,17 @@ def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, bool) or _is_text(value) or _is_number(value)
 
 
-def _or_null(kind: Kind) -> Kind:
+def or_null(kind: Kind) -> Kind:
+    """The same, or null."""
     return Kind(f"{kind.words} or null", lambda value: value is None or kind.fits(value))
 
 
 TEXT = Kind("text", _is_text)
 LINE = Kind("a line of text", lambda value: _is_text(value, 1 << 16))
 WHOLE = Kind("a whole number, not negative", _is_whole)
-NUMBER = _or_null(Kind("a number", _is_number))
-AMOUNT = _or_null(Kind("a number, not negative", lambda value: _is_number(value) and value >= 0))
-FLAG = _or_null(Kind("true or false", lambda value: isinstance(value, bool)))
+NUMBER = or_null(Kind("a number", _is_number))
+AMOUNT = or_null(Kind("a number, not negative", lambda value: _is_number(value) and value >= 0))
+FLAG = or_null(Kind("true or false", lambda value: isinstance(value, bool)))
 SCALAR = Kind("text, a number, true, false or null", _is_scalar)
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 STATUS = Kind('"done", "failed" or "interrupted"', lambda value: value in ("done", "failed", "interrupted"))
@@ -73,8 +74,8 @@ Schema = Mapping[str, "Kind | Schema | list[Kind | Schema]"]
 
 SUMMARY: Schema = {
     "status": STATUS,
-    "error?": _or_null(LINE),
-    **dict.fromkeys(("iters?", "tokens?", "params?", "overflows?"), _or_null(WHOLE)),
+    "error?": or_null(LINE),
+    **dict.fromkeys(("iters?", "tokens?", "params?", "overflows?"), or_null(WHOLE)),
     **dict.fromkeys(("val_loss?", "val_bpb?", "train_loss?"), NUMBER),
     "val_losses?": {"*": NUMBER},
     **dict.fromkeys(("ema_val_loss?", "ema_val_bpb?", "val_loss_tail?"), NUMBER),
@@ -83,22 +84,22 @@ SUMMARY: Schema = {
     **dict.fromkeys(("wall_time_s?", "startup_s?", "waited_s?"), AMOUNT),
     "timed?": {"lines": WHOLE, "shared": WHOLE, "clean": FLAG},
     "config_hash?": TEXT,
-    "compile?": {"ran": TEXT, "asked?": TEXT, "mode?": _or_null(TEXT)},
-    "gates?": _or_null(OBJECT),
+    "compile?": {"ran": TEXT, "asked?": TEXT, "mode?": or_null(TEXT)},
+    "gates?": or_null(OBJECT),
     "events?": [LINE],
 }
 
-_CODE: Schema = {"commit": _or_null(TEXT), "dirty": FLAG}
-_VERSIONS: Schema = {"torch": _or_null(TEXT), "*": _or_null(TEXT)}
+_CODE: Schema = {"commit": or_null(TEXT), "dirty": FLAG}
+_VERSIONS: Schema = {"torch": or_null(TEXT), "*": or_null(TEXT)}
 _HARDWARE: Schema = {
     "device_name": TEXT,
-    "cpu": _or_null(TEXT),
-    "cores": _or_null(WHOLE),
-    "driver": _or_null(TEXT),
-    "threads?": _or_null(WHOLE),
+    "cpu": or_null(TEXT),
+    "cores": or_null(WHOLE),
+    "driver": or_null(TEXT),
+    "threads?": or_null(WHOLE),
 }
 _PARALLEL: Schema = {"processes": Kind("a whole number, 1 at least", lambda value: _is_whole(value) and value >= 1)}
-_SDPA: Schema = {"asked": TEXT, "ran": _or_null(TEXT)}
+_SDPA: Schema = {"asked": TEXT, "ran": or_null(TEXT)}
 PROVENANCE: Schema = {
     "started": TEXT,
     "code": _CODE,
@@ -108,7 +109,7 @@ PROVENANCE: Schema = {
     "sdpa?": _SDPA,
     "data": {
         "dataset": TEXT,
-        "tokenizer": _or_null(TEXT),
+        "tokenizer": or_null(TEXT),
         "hash": TEXT,
         "train_tokens": WHOLE,
         "eval_datasets?": {"*": {"hash": TEXT, "val_tokens": WHOLE, "eval_targets": WHOLE}},
@@ -165,9 +166,7 @@ def timed(laps: Sequence[float], shared: Sequence[bool]) -> tuple[list[float], b
 
 def read_tokenizer(path: Path) -> str | None:
     """The tokenizer that a provenance.json names, if any, whatever else is in it. Raises UserError."""
-    name: str | None = _checked(path, read_json(path), {"data": {"tokenizer": _or_null(TOKENIZER)}})["data"][
-        "tokenizer"
-    ]
+    name: str | None = _checked(path, read_json(path), {"data": {"tokenizer": or_null(TOKENIZER)}})["data"]["tokenizer"]
     return name
 
 

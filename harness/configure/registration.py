@@ -17,12 +17,11 @@ from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import locked, read_json, write_json
+from gpt2.run.records import LINE, OBJECT, TEXT, WHOLE, Kind, is_finite, or_null
 from harness.configure.kconfig import list_steps
 from harness.configure.plan import Plan
 
 REGISTRATION = "registration.json"
-
-Check = Callable[[Any], bool]
 
 METRIC = "val_loss"
 """What a verdict on an arm is on. Others are reported beside it."""
@@ -149,11 +148,11 @@ def _entries(path: Path) -> list[dict[str, Any]]:
 
 def _entry(path: Path, number: int, found: Mapping[str, Any]) -> Entry:
     where = f"{path}: entry {number}"
-    for key, (words, fits) in _KEYS.items():
+    for key, kind in _KEYS.items():
         if key not in found:
             raise UserError(f"{where}: {key} is missing")
-        if not fits(found[key]):
-            raise UserError(f"{where}: {key} must be {words}")
+        if not kind.fits(found[key]):
+            raise UserError(f"{where}: {key} must be {kind.words}")
     values: dict[str, Any] = {key: tuple(found[key]) if isinstance(found[key], list) else found[key] for key in _KEYS}
     values["when"] = datetime.fromisoformat(found["when"])
     values["arms"] = {arm: tuple(references) for arm, references in found["arms"].items()}
@@ -203,37 +202,25 @@ def _is_time(value: Any) -> bool:
         return False
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _list_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(kind, value))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _list_of(fits: Check) -> Check:
-    return lambda value: isinstance(value, list) and all(map(fits, value))
-
-
-_KEYS: Mapping[str, tuple[str, Check]] = {
-    "when": ("a time with its zone, ISO 8601", _is_time),
-    "question": ("text", _is_text),
-    "metric": ("text", _is_text),
-    "margin": ("a share of compute above 0, such as 0.01", lambda value: _is_number(value) and 0 < value < 1),
-    "arms": (
+_KEYS: Mapping[str, Kind] = {
+    "when": Kind("a time with its zone, ISO 8601", _is_time),
+    "question": LINE,
+    "metric": TEXT,
+    "margin": Kind("a share of compute above 0, such as 0.01", lambda value: is_finite(value) and 0 < value < 1),
+    "arms": Kind(
         "arms, each with a list of what it is compared with",
-        lambda value: isinstance(value, dict) and all(map(_list_of(_is_text), value.values())),
+        lambda value: isinstance(value, dict) and all(map(_list_of(TEXT.fits), value.values())),
     ),
-    "seeds": ("a list of whole numbers", _list_of(_is_int)),
-    "looks": ("a whole number, 1 at least", lambda value: _is_int(value) and value >= 1),
-    "lengths": ("a list of numbers", _list_of(_is_number)),
-    "reruns": ("a whole number", _is_int),
-    "tuning": ("an object or null", lambda value: value is None or isinstance(value, dict)),
-    "sizes": ("a list of names", _list_of(_is_text)),
-    "hashes": ("an object", lambda value: isinstance(value, dict)),
-    "previous": ("text or null", lambda value: value is None or _is_text(value)),
+    "seeds": Kind("a list of whole numbers", _list_of(WHOLE.fits)),
+    "looks": Kind("a whole number, 1 at least", lambda value: WHOLE.fits(value) and value >= 1),
+    "lengths": Kind("a list of numbers", _list_of(is_finite)),
+    "reruns": WHOLE,
+    "tuning": or_null(OBJECT),
+    "sizes": Kind("a list of names", _list_of(TEXT.fits)),
+    "hashes": OBJECT,
+    "previous": or_null(TEXT),
 }
