@@ -120,12 +120,15 @@ class Cluster:
         _until(lambda: self("sinfo", "-h", "-o", "%T", "-p", "low", check=False).strip() in ("idle", "mixed"), "a node")
 
     def kill_node(self) -> None:
-        """What happens to a node that loses its power: slurmd and all that it runs are gone."""
-        children = _descendants(self._daemons["slurmd"].pid) | _marked(
-            f"SLURM_CONF={self.folder}/slurm.conf", "SLURM_JOB_ID="
-        )
+        """What happens to a node that loses its power: slurmd and all that it runs are gone, at once."""
+        jobs = _marked(f"SLURM_CONF={self.folder}/slurm.conf", "SLURM_JOB_ID=")
+        parents = _parents()
+        # Each step of a job has a slurmstepd, which is no child of slurmd's. One that outlived its node would tell
+        # of its step's end, and the next slurmd would not start "a second copy" of the job beside it.
+        steps = {parents[pid] for pid in jobs if _is_slurmstepd(parents.get(pid, 0))}
+        children = _descendants(self._daemons["slurmd"].pid, parents)
         self._daemons.pop("slurmd").kill()
-        for pid in children:
+        for pid in (*steps, *children, *jobs):
             _kill(pid)
 
     def stop(self) -> None:
@@ -213,17 +216,29 @@ def _marked(*marks: str) -> set[int]:
     return found
 
 
-def _descendants(pid: int) -> set[int]:
+def _parents() -> dict[int, int]:
+    """The parent of each process."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
+    return parents
+
+
+def _descendants(pid: int, parents: dict[int, int]) -> set[int]:
     found = {pid}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {pid}
+
+
+def _is_slurmstepd(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "slurmstepd\n"
+    except OSError:
+        return False
 
 
 def _kill(pid: int) -> None:
