@@ -64,8 +64,8 @@ class GPTConfig:
     bias: bool = setting(True, "BIAS")
     """Biases in linear layers and LayerNorms, as in GPT-2."""
 
-    gelu_tanh: bool = setting(False, "GELU_TANH")
-    """GELU by its tanh approximation, as in OpenAI's published weights; False is the exact one, as in nanoGPT."""
+    gelu_tanh: bool = setting(True, "GELU_TANH")
+    """GELU by its tanh approximation, as in OpenAI's GPT-2; False is the exact one, as in nanoGPT."""
 
     residual_bfloat16: bool = setting(False, "RESIDUAL_BFLOAT16")
     """Under bfloat16 autocast, whether the residual stream is bfloat16 too; by autocast's own rules it is float32."""

@@ -53,16 +53,16 @@ def read_model(source: str) -> GPT:
 
 
 def _from_nanogpt(content: dict[str, Any], origin: str) -> dict[str, Any]:
-    """What nanoGPT's train.py saves, as our checkpoint's content: the same names, and a mask perhaps."""
-    weights = content.get("model")
-    if not isinstance(weights, dict):
-        return {"model_config": content["model_args"]}
+    """What nanoGPT's train.py saves, as our checkpoint's content: the same names, its GELU, and a mask perhaps."""
+    args, weights = content["model_args"], content.get("model")
+    if not isinstance(args, dict) or not isinstance(weights, dict):
+        return {"model_config": args}
     weights = unwrapped(weights, origin=origin)
     # Where torch had no SDPA, nanoGPT stored its causal mask too. Without bias=True this is no parameter's name.
     masks = [name for name in weights if name.endswith(".attn.bias")]
     for name in masks:
         del weights[name]
-    return {"model_config": content["model_args"], "model": weights}
+    return {"model_config": {"gelu_tanh": False, **args}, "model": weights}
 
 
 def write_model(model: GPT, path: Path, **about: Any) -> None:

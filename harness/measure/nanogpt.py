@@ -1,9 +1,10 @@
 """nanoGPT's model and training step, written anew from their published definition, to be timed beside ours.
 
-Model: github.com/karpathy/nanoGPT, model.py, as of 2025: fused [Q|K|V], SDPA, GELU (exact), tied embedding, mean
-cross-entropy over all positions. Step: its train.py with one micro-batch on one GPU: autocast, backward, clipping at
-1.0, fused AdamW with decay on matrices, gradients set to None. It stays as it is while ours changes, and has biases,
-as GPT-2 has and our baseline by default. The parameters have our baseline's names.
+Model: github.com/karpathy/nanoGPT, model.py, as of 2025: fused [Q|K|V], SDPA, GELU, tied embedding, mean cross-entropy
+over all positions. Step: its train.py with one micro-batch on one GPU: autocast, backward, clipping at 1.0, fused AdamW
+with decay on matrices, gradients set to None. It stays as it is while ours changes, and has biases, as GPT-2 has and our
+baseline by default. Its GELU is the exact one, and here the configuration's, so that like is compared with like. The
+parameters have our baseline's names.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class _MLP(nn.Module):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.approximate = "tanh" if config.gelu_tanh else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.c_proj(F.gelu(self.c_fc(x)))
+        y: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate))
         return y
 
 

@@ -141,6 +141,7 @@ def test_sigterm_to_all_of_them_is_waited_for_until_there_is_a_checkpoint(checko
     assert has_checkpoint(plan, 0)
 
 
+@pytest.mark.slow
 def test_the_death_of_what_runs_are_forked_off_costs_one_run_its_time(checkout: Checkout) -> None:
     plan = checkout.plan(MAX_ITERS="300")
     process = checkout.make()

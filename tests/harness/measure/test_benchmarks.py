@@ -75,9 +75,10 @@ def test_the_copying_baseline_is_the_baseline() -> None:
     assert torch.equal(copying(x), baseline(x))
 
 
-def test_nanogpt_is_our_baseline_on_the_same_weights() -> None:
-    ours = GPT(LOAD.model(), seed=1).double()
-    theirs = NanoGPT(LOAD.model()).double()
+@pytest.mark.parametrize("gelu_tanh", [True, False])
+def test_nanogpt_is_our_baseline_on_the_same_weights(gelu_tanh: bool) -> None:
+    ours = GPT(LOAD.model(gelu_tanh=gelu_tanh), seed=1).double()
+    theirs = NanoGPT(LOAD.model(gelu_tanh=gelu_tanh)).double()
     theirs.load_state_dict(ours.state_dict())
     x, y = torch.randint(32, (2, 2, 16), generator=torch.Generator().manual_seed(1))
     (_, our_loss), (_, their_loss) = ours(x, y), theirs(x, y)
