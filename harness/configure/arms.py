@@ -62,6 +62,8 @@ def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], 
                 kept = [a for a in arm.assignments if a.symbol not in COMPILE]
                 arm = replace(arm, assignments=(*kept, Assignment("COMPILE_MODEL", "y", "STUDY_COMPILE")))
             arm = replace(arm, name=name + (f"@{SIZE}={size.name}" if size else ""))
+            if step:
+                arm = _as_asked(base, arm, step)
             arms += swept(base, arm, sweep, "ABLATION_SWEEP")
     for symbol, values in sweep:
         if len(values) > 1 and not any(f"@{symbol}=" in arm.name for arm in arms):
@@ -70,6 +72,18 @@ def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], 
                 f"{', '.join(arm.name for arm in arms)}"
             )
     return arms
+
+
+def _as_asked(base: Resolved, arm: Arm, step: Step) -> Arm:
+    """A step's arm with what is asked of it besides. UserError where one of that makes no other run of it."""
+    run = _what_is_run(overlay(base, arm.assignments).run_config())
+    for symbol, value in step.settings:
+        label = f"@{symbol}={_label(symbol, value)}"
+        arm = arm.with_settings(Assignment(symbol, value, "RA_MLA_ABLATION_STEPS"), label=label)
+        without, run = run, _what_is_run(overlay(base, arm.assignments).run_config())
+        if run == without:
+            raise UserError(f"RA_MLA_ABLATION_STEPS: {step.name}{label}: is the same run without {label}: leave it out")
+    return arm
 
 
 def swept(base: Resolved, arm: Arm, sweep: Sweep, setting: str) -> list[Arm]:

@@ -49,9 +49,11 @@ class Step:
     number: int
     name: str
     path: Path
+    settings: tuple[tuple[str, str], ...] = ()
+    """What is asked of it besides, symbol and value: `ra-v5-eager@RA_V5_R=8`."""
 
     def assignments(self) -> list[Assignment]:
-        """What the step sets."""
+        """What its fragment sets."""
         return read_assignments(self.path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from gpt2.base.errors import UserError
@@ -23,8 +24,24 @@ def parse_seeds(where: str, text: str) -> tuple[int, ...]:
 
 
 def parse_steps(where: str, text: str) -> tuple[Step, ...]:
-    """Steps by number or name, such as "1-4,gated-baseline", each once. Raises UserError, which begins with `where`."""
-    return _split(where, text, find_step, "expected numbers or names of steps, such as 1,2,3,4 or 1-4", ranges=True)
+    """Steps by number or name, such as "1-4,gated-baseline,2@RA_V5_R=8", each once.
+
+    Raises UserError, which begins with `where`.
+    """
+    return _split(where, text, _step, "expected numbers or names of steps, such as 1,2,3,4 or 1-4", ranges=True)
+
+
+def _step(text: str) -> Step:
+    name, *labels = text.split("@")
+    settings: dict[str, str] = {}
+    for label in labels:
+        symbol, _, value = label.removeprefix("CONFIG_").partition("=")
+        if not symbol or not value:
+            raise ValueError(f"{text!r}: {label!r} is not SYMBOL=value")
+        if symbol in settings:
+            raise ValueError(f"{text!r}: sets {symbol} twice")
+        settings[symbol] = value
+    return replace(find_step(name), settings=tuple(settings.items()))
 
 
 def parse_sizes(where: str, text: str) -> tuple[Size, ...]:

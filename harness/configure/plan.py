@@ -171,9 +171,16 @@ def ablation_config(symbols: Symbols) -> AblationConfig:
     sweep = parse_sweep("ABLATION_SWEEP", str(symbols["ABLATION_SWEEP"]))
     of_seeds = parse_seeds(f'ABLATION_SEEDS="{seeds}"', seeds)
     study = study_config(symbols, of_seeds, sweep)
-    for setting, asked in (("ABLATION_SWEEP", sweep), ("STUDY_TUNE", study.tune)):
+    of_steps = [(symbol, (value,)) for step in steps for symbol, value in step.settings]
+    for setting, asked in (("ABLATION_SWEEP", sweep), ("STUDY_TUNE", study.tune), ("RA_MLA_ABLATION_STEPS", of_steps)):
         for symbol, values in asked:
             refuse_sweep(setting, symbol, values)
+    varied = {symbol: "swept" for symbol, _ in sweep} | {symbol: "tuned" for symbol, _ in study.tune}
+    varied |= {"MAX_ITERS": "varied by STUDY_LENGTHS"} if study.lengths else {}
+    for symbol, (value,) in of_steps:
+        if symbol in varied:
+            already = f"{symbol} is {varied[symbol]} already"
+            raise UserError(f"RA_MLA_ABLATION_STEPS: @{symbol}={value}: {already}: it is the one or the other")
     return AblationConfig(
         steps=steps,
         seeds=of_seeds,

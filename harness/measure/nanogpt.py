@@ -2,9 +2,9 @@
 
 Model: github.com/karpathy/nanoGPT, model.py, as of 2025: fused [Q|K|V], SDPA, GELU, tied embedding, mean cross-entropy
 over all positions. Step: its train.py with one micro-batch on one GPU: autocast, backward, clipping at 1.0, fused AdamW
-with decay on matrices, gradients set to None. It stays as it is while ours changes, and has biases, as GPT-2 has and our
-baseline by default. Its GELU is the exact one, and here the configuration's, so that like is compared with like. The
-parameters have our baseline's names.
+with decay on matrices, gradients set to None. It stays as it is while ours changes, and has biases, as GPT-2 has and
+our baseline by default. Its GELU is the exact one, and here the configuration's, so that like is compared with like.
+The parameters have our baseline's names.
 """
 
 from __future__ import annotations

@@ -63,6 +63,60 @@ def test_a_sweep_names_its_arms_and_leaves_unaffected_steps_alone() -> None:
     assert [run.config.model.ra_v5_R for run in made.runs[1:]] == [4, 8]
 
 
+def test_a_step_may_have_settings_of_its_own() -> None:
+    made = plan(
+        RA_MLA_ABLATION_MODE="y",
+        RA_MLA_ABLATION_STEPS="1,2,2@RA_V5_R=8,placebo,ra-v5-eager@CONFIG_RA_V5_R=12@RA_V5_GATE_INIT=0.5",
+        ABLATION_SEEDS="1",
+        STUDY_TUNE="LEARNING_RATE=1e-3,2e-3",
+        ABLATION_SIZES="16m,45m",
+    )
+    assert {run.step for run in made.runs} == {
+        f"{step}@STUDY_SIZE={size}{label}"
+        for size in ("16m", "45m")
+        for step, label in [
+            ("baseline", ""),
+            ("ra-v5-eager", ""),
+            ("ra-v5-eager", "@RA_V5_R=8"),
+            ("ra-v5-eager", "@RA_V5_R=12@RA_V5_GATE_INIT=0.5"),
+            ("placebo", ""),
+        ]
+    }
+    assert [run.config.model.ra_v5_R for run in made.runs][:5] == [4, 4, 8, 4, 12]
+    assert made.references["ra-v5-eager@STUDY_SIZE=45m@RA_V5_R=8"] == ("baseline",)
+    assert made.trials is not None
+    assert "ra-v5-eager@STUDY_SIZE=16m@RA_V5_R=8@LEARNING_RATE=2e-3" in {run.step for run in made.trials.plan.runs}
+
+
+@pytest.mark.parametrize(
+    ("steps", "symbols", "message"),
+    [
+        ("1@", {}, r"'1@': '' is not SYMBOL=value"),
+        ("1,2@RA_V5_R", {}, r"'2@RA_V5_R': 'RA_V5_R' is not SYMBOL=value"),
+        ("1,2@RA_V5_R=", {}, r"'RA_V5_R=' is not SYMBOL=value"),
+        ("1,2@RA_V5_R=8@RA_V5_R=9", {}, r"sets RA_V5_R twice"),
+        ("1,2@RA_V5_R=8,ra-v5-eager@CONFIG_RA_V5_R=8", {}, r"stands there twice"),
+        ("1,99@RA_V5_R=8", {}, r"there is no ablation step '99'"),
+        ("1,2@RA_V5_Q=8", {}, r"RA_V5_Q.*RA_V5_R"),
+        ("1,2@RA_V5_R=many", {}, r"CONFIG_RA_V5_R=many"),
+        ("1,2@RA_V5_R=64", {}, r"RA_V5_R=64: must be from 1 to 63"),
+        ("1,2@RA_V5_R=4", {}, r"ra-v5-eager@RA_V5_R=4: is the same run without @RA_V5_R=4"),
+        ("1@RA_V5_R=8,2", {}, r"baseline@RA_V5_R=8: is the same run without"),
+        ("1,2@SEED=7", {}, r"SEED cannot be swept"),
+        ("1,2@RERUN=1", {}, r"RERUN cannot be swept"),
+        ("1,2@DEVICE_CPU=y", {}, r"DEVICE_CPU"),
+        ("1,2@BETA1=0.8/7", {}, r"cannot be part of a directory's name"),
+        ("1,2@RA_V5_R=8", {"ABLATION_SWEEP": "RA_V5_R=4,8"}, r"@RA_V5_R=8: RA_V5_R is swept already"),
+        ("1,2@RA_V5_R=8", {"STUDY_TUNE": "LEARNING_RATE=1,2;RA_V5_R=4,8"}, r"RA_V5_R is tuned already"),
+        ("1,1@MAX_ITERS=96", {"STUDY_LENGTHS": "0.8,1.25"}, r"MAX_ITERS is varied by STUDY_LENGTHS already"),
+    ],
+)
+def test_settings_of_a_step_that_cannot_be(steps: str, symbols: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        plan(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS=steps, **symbols)
+    assert "RA_MLA_ABLATION_STEPS" in str(error.value) and "\n" not in str(error.value)
+
+
 def test_several_symbols_give_every_combination() -> None:
     made = plan(ABLATION_SEEDS="1", ABLATION_SWEEP="BATCH_SIZE=2,4; MAX_ITERS=5,6", BLOCK_SIZE="8")
     assert names(made) == [f"baseline@BATCH_SIZE={b}@MAX_ITERS={m}/seed-1" for b in (2, 4) for m in (5, 6)]
