@@ -15,6 +15,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from gpt2.run.lock import RunLock
 from gpt2.run.record import code_state
 from harness.configure.kconfig import list_steps, overlay
 from harness.configure.registration import REGISTRATION
-from harness.configure.tuning import TUNED
+from harness.configure.tuning import TRIALS, TUNED
 from harness.evidence.findings import NOTE, Finding, Note, Said, Wrong, findings
 from harness.evidence.launches import NAME as LAUNCHES
 from harness.evidence.recount import differ, line_errors, summary_errors
@@ -113,8 +114,18 @@ def run_directories(experiment: Path) -> list[Path]:
 
 
 def verify(experiment: Path) -> Iterator[Finding]:
-    """Look at every run, and at the table of them. Raises UserError where there is none."""
+    """Look at every run, and at the table of them; then at the trials by which arms were tuned, an experiment too.
+
+    Raises UserError where there is no run.
+    """
     scans: Scans = {}
+    yield from _verify(experiment, scans)
+    if (trials := experiment / TRIALS).is_dir():
+        for finding in _verify(trials, scans):
+            yield replace(finding, run=f"{TRIALS}/{finding.run}")
+
+
+def _verify(experiment: Path, scans: Scans) -> Iterator[Finding]:
     runs = []
     for path in run_directories(experiment):
         runs.append(run := Evidence(path))

@@ -143,6 +143,18 @@ def text(name: str, old: str, new: str) -> Tamper:
     return tamper
 
 
+def test_trials_are_looked_at_as_runs_are(original: Path, experiment: Path) -> None:
+    shutil.copytree(original, experiment / "tuning")
+    assert not found(experiment)
+    flip(experiment / "tuning" / FIRST / "checkpoints" / "step-00000017.pt")
+    edit(experiment / "tuning" / SECOND / "summary.json", "ms_per_step", to=1.0)
+    (experiment / "tuning" / "summary.csv").unlink()
+    assert {(f.run, f.check) for f in found(experiment)} == {
+        (f"tuning/{FIRST}", "checkpoints"),
+        (f"tuning/{SECOND}", "summary"),
+    }
+
+
 def test_an_experiment_left_alone_is_ok(original: Path) -> None:
     findings = list(verify(original))
     assert [(f.run, f.check) for f in findings] == [
