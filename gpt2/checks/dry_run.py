@@ -57,16 +57,16 @@ class DryRun:
     checkpoint_gib: float
     """Disk that a run's checkpoints take."""
 
-    flops: float
-    """Of the whole run, forward and backward."""
+    flops_per_iter: float
+    """Forward and backward."""
 
-    def describe(self) -> str:
-        """One line."""
+    def describe(self, iters: int) -> str:
+        """One line, of a run of so many steps."""
         gpus = f" on each of {self.processes}" if self.processes > 1 else ""
         memory = f"GPU memory about {decimal(self.memory_gib, 1)} GiB{gpus}"
         return (
             f"{self.params:,} parameters, loss {self.loss:.2f}, {memory}, "
-            f"checkpoints {decimal(self.checkpoint_gib, 1)} GiB, {self.flops:.3g} FLOP"
+            f"checkpoints {decimal(self.checkpoint_gib, 1)} GiB, {iters * self.flops_per_iter:.3g} FLOP"
         )
 
 
@@ -102,7 +102,7 @@ def dry_run(config: RunConfig) -> DryRun:
         processes=config.train.processes,
         # Weights, two moments and their average; while the newest is written there is one more.
         checkpoint_gib=(KEEP + 1) * (16 if config.train.ema_decay else 12) * params / 2**30,
-        flops=float(flops_per_token) * config.tokens_per_iter * config.train.max_iters,
+        flops_per_iter=float(flops_per_token) * config.tokens_per_iter,
     )
 
 

@@ -10,14 +10,14 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.settings import check_path
 from gpt2.base.text import shown
-from gpt2.config import RunConfig, does_something
+from gpt2.config import OptimizerConfig, RunConfig, does_something
 from gpt2.dotconfig import Assignment, Resolved, resolve_each
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
@@ -35,6 +35,9 @@ from harness.configure.lists import parse_seeds, parse_steps, parse_sweep
 from harness.configure.slurm import slurm_config
 from harness.configure.study import StudyConfig, Sweep, study_config
 from harness.configure.tuning import TRIALS, TUNED, Choice, read_tuned, settings_of, trials_of
+
+_NO_CODE = {"SEED", "MAX_ITERS", *(str(f.metadata["symbol"]) for f in fields(OptimizerConfig))}
+"""Settings with any value of which a run is the same code: they are numbers in it."""
 
 LAST_EXPERIMENT = Path(".last-experiment")
 """Holds the directory of the experiment that `make` ran last."""
@@ -91,8 +94,8 @@ class PlannedRun:
 
     @property
     def shape(self) -> str:
-        """What decides the code that it runs, as far as settings tell: all of them but the seed."""
-        return repr(sorted((symbol, value) for symbol, value in self.config.identity().items() if symbol != "SEED"))
+        """What decides the code that it runs, as far as settings tell: all but seed, length, and the optimizer's."""
+        return repr(sorted(item for item in self.config.identity().items() if item[0] not in _NO_CODE))
 
     @property
     def is_done(self) -> bool:

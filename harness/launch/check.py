@@ -51,7 +51,7 @@ class Check:
 def check_plan(plan: Plan) -> Iterator[Check]:
     """Dry-run every run of a plan, going on after failures.
 
-    Runs that differ in nothing but their seed are one model, and are tried once.
+    Runs of one shape are one model, and are tried once.
     """
     tried: dict[tuple[str, int, str, bool], DryRun | str] = {}
     for run in plan.all_runs:
@@ -107,9 +107,10 @@ def print_checks(plan: Plan) -> int:
             failed += 1
             print(f"FAIL  {check.run.name:{width}}  {shown(check.error, 1000)}", flush=True)
             continue
-        print(f"ok    {check.run.name:{width}}  {check.result.describe()}", flush=True)
+        iters = check.run.config.train.max_iters
+        print(f"ok    {check.run.name:{width}}  {check.result.describe(iters)}", flush=True)
         disk += check.result.checkpoint_gib
-        flops += check.result.flops
+        flops += iters * check.result.flops_per_iter
         memory = max(memory, check.result.memory_gib)
         data[check.data] = None
     for line in data:

@@ -47,6 +47,27 @@ def test_every_run_has_a_line_and_nothing_is_written(tmp_path: Path, capsys: pyt
     assert not plan.directory.exists()
 
 
+def test_each_model_is_tried_once_and_counted_by_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(
+        tmp_path,
+        MAX_ITERS="100",
+        RA_MLA_ABLATION_STEPS="1,2,2@RA_V5_R=3",
+        STUDY_LENGTHS="0.8,1.2",
+        STUDY_TUNE="LEARNING_RATE=1e-3,2e-3;RA_V5_GATE_LR_MULT=1,3",
+    )
+    tried = []
+    monkeypatch.setattr("harness.launch.check.dry_run", lambda config: tried.append(config) or dry_run(config))
+    assert print_checks(plan) == 0
+    assert len(tried) == 3
+    flop = {line.split()[1]: float(line.split()[-2]) for line in capsys.readouterr().out.splitlines()[:-2]}
+    assert len(flop) == 2 * 5 + 3 * 4
+    one = flop["baseline/seed-1"]
+    for length in (80, 120):
+        assert flop[f"baseline@MAX_ITERS={length}/seed-1"] == pytest.approx(length / 100 * one, rel=5e-3)
+
+
 def test_a_failure_is_named_and_the_others_are_still_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The mistake of the project this one replaces: gates that are there, and never read.
     monkeypatch.setitem(FOLDS, "lerp", lambda rows, w_std, w_rec, R: fold_lerp(rows, w_std, torch.zeros_like(w_rec), R))
@@ -400,7 +421,7 @@ def test_a_file_system_that_takes_nothing_fails_the_check(tmp_path: Path) -> Non
 def test_ranks_are_tried_out_without_the_others(tmp_path: Path, strategy: str, compiled: str) -> None:
     ranks = {"PROCESSES_PER_RUN": "64", "GRADIENT_ACCUMULATION_STEPS": "64", f"PARALLEL_{strategy}": "y"}
     config = tiny(tmp_path, ATTENTION_RA_V5="y", **{compiled: "y"}, **ranks).run_config()
-    assert "GiB on each of 64," in dry_run(config).describe()
+    assert "GiB on each of 64," in dry_run(config).describe(1)
     assert not torch.distributed.is_initialized()
 
 
