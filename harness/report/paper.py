@@ -9,6 +9,7 @@ is not there yet has one sentence in its place, and its section once its directo
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from gpt2.base.numbers import decimal
 from harness.evidence.paired import ALPHA, POWER
 from harness.evidence.store import run_directories
 from harness.report.kv_memory import kv_memory
-from harness.report.numbers import effect_interval, p_value, percent, signed
+from harness.report.numbers import MINUS, effect_interval, percent, signed
 from harness.report.pages import TEMPLATES
 from harness.report.paper_study import Study
 from harness.report.tables import Table
@@ -96,13 +97,12 @@ class Paper:
     def answer(self) -> str:
         """What RA v5 is worth, in a sentence. README has it too."""
         _, study = self.answering
-        found = [c for c in study.reciprocal if c.step.startswith("ra-v5")]
-        if not found:
+        if not study.ra_v5:
             raise UserError(f"{study.path}: no arm of RA v5 has been compared")
         effects = "; ".join(
             f"{study.arms[c.step].title} is worth {percent(c.compute)} of compute (95 % interval "
             f"{effect_interval(c)}, n = {c.n}): {c.verdict}"
-            for c in found
+            for c in study.ra_v5
         )
         how = "each arm tuned alike" if study.is_tuned else "not tuned"
         return f"At {study.size}, {how}, {effects}."
@@ -125,9 +125,9 @@ class Paper:
             keep_trailing_newline=True,
             undefined=jinja2.StrictUndefined,
         )
-        environment.filters |= {"percent": percent, "signed": signed, "decimal": decimal, "p": p_value}
+        environment.filters |= {"percent": percent, "signed": signed, "decimal": _decimal}
         environment.filters |= {"link": self.link, "table": markdown_table}
-        environment.globals |= {"the": the, "interval": effect_interval, "kv_memory": kv_memory}
+        environment.globals |= {"the": the, "kv_memory": kv_memory}
         name, study = self.answering
         facts = {
             **{"date": self.date, "answer": self.answer(), "answering": study, "answering_name": name},
@@ -137,7 +137,8 @@ class Paper:
         try:
             text = environment.get_template(self.template.name).render(facts | dict(self.measured))
         except jinja2.TemplateError as error:
-            raise UserError(f"{self.template}: {error.message}") from error
+            lines = [of.lineno for of in traceback.extract_tb(error.__traceback__) if of.filename == str(self.template)]
+            raise UserError(f"{self.template}:{lines[-1] if lines else '?'}: {error.message}") from error
         return re.sub(r"\n{3,}", "\n\n", re.sub(r" +$", "", text, flags=re.MULTILINE))  # what was left out leaves gaps
 
     def link(self, path: Path) -> str:
@@ -151,6 +152,11 @@ def the(rows: Sequence[Mapping[str, Any]], **wanted: object) -> Mapping[str, Any
     if len(found) != 1:
         raise UserError(f"a record has {len(found)} rows of {wanted}, and the report wants one")
     return found[0]
+
+
+def _decimal(value: float, digits: int) -> str:
+    """With a minus as wide as a plus, as everywhere in reports."""
+    return decimal(value, digits).replace("-", MINUS)
 
 
 def markdown_table(of: Table) -> str:

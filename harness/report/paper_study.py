@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import numpy as np
 
+from gpt2.base.errors import UserError
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from harness.configure.registration import REGISTRATION, published_hash
 from harness.evidence.comparison import Comparison
-from harness.evidence.effects import Slope
 from harness.evidence.gate_noise import Superiority, noise_of, superiority
 from harness.evidence.launches import Launch, read_launches
-from harness.evidence.noise import measure_noise
+from harness.evidence.noise import spread_of_reruns
 from harness.evidence.quality import GATE, GATE_THRESHOLD
 from harness.evidence.registration import entries_of
 from harness.evidence.stats import compare, effective_slope
@@ -29,11 +29,12 @@ from harness.evidence.tuned import tuned_of
 from harness.evidence.verdicts import margin_of
 from harness.report.numbers import DASH, count, effect_interval, p_value, percent, signed
 from harness.report.pages import escape_markdown
+from harness.report.study import SENTENCE
 from harness.report.tables import Table
 from harness.report.verdict import controls, verdict
 
-RECIPROCAL = ("ra-v5", "ra-mla")
-"""How names of steps with reciprocity begin."""
+RA_V5 = "ra-v5"
+"""How names of its steps begin."""
 
 
 class Study:
@@ -50,20 +51,21 @@ class Study:
 
     @property
     def question(self) -> str:
+        """As it was registered; empty where nothing was."""
         entries = entries_of(self.experiment)
-        return shown(entries[0].question, 400) if entries else DASH
+        return shown(entries[0].question, SENTENCE) if entries else ""
 
     @property
     def registered(self) -> str:
         """When, what and under which hash, as a clause."""
         entries = entries_of(self.experiment)
         if not entries:
-            return "not registered"
+            return "it was not registered"
         first = entries[0]
         compared = sum(bool(references) for references in first.arms.values())
         amended = f", amended {count(len(entries) - 1, 'time')} since" * (len(entries) > 1)
         return (
-            f"registered {first.when:%Y-%m-%d %H:%M} UTC, {count(compared, 'comparison')}, "
+            f"it was registered {first.when:%Y-%m-%d %H:%M} UTC, {count(compared, 'comparison')}, "
             f"{count(len(first.seeds), 'seed')}, {count(first.looks, 'look')}, margin {100 * first.margin:.3g} % of "
             f"compute, hash `{str(published_hash(self.path / REGISTRATION))[:16]}`{amended}"
         )
@@ -126,17 +128,13 @@ class Study:
         return margin_of(self.experiment)
 
     @property
-    def slope(self) -> Slope:
-        """Of the reference that most arms are compared with."""
-        references = [c.reference for c in self.losses]
-        slope = effective_slope(self.arms[max(references, key=references.count)], self.experiment, "val_loss")
-        assert slope is not None
-        return slope
-
-    @property
-    def nats_per_percent(self) -> float:
-        """What 1 % of compute is worth there."""
-        return self.slope.mean * math.log1p(0.01)
+    def nats_per_percent(self) -> str:
+        """What 1 % of compute is worth, over the references: "0.0062", or "0.0041 to 0.0067"; empty without lengths."""
+        references = [self.arms[step] for step in dict.fromkeys(c.reference for c in self.losses)]
+        slopes = [effective_slope(arm, self.experiment, "val_loss") for arm in references]
+        values = [slope.mean * math.log1p(0.01) for slope in slopes if slope is not None]
+        ends = (min(values), max(values)) if values else ()
+        return " to ".join(dict.fromkeys(decimal(value, 4) for value in ends))
 
     @property
     def verdict(self) -> str:
@@ -147,21 +145,16 @@ class Study:
         return controls(self.experiment, self.losses)
 
     def effect(self, step: str) -> Comparison:
-        """The first row of a step: the registered one. ValueError where there is none."""
+        """The first row of a step: the registered one. UserError where there is none."""
         found = [c for c in self.losses if c.step == step]
         if not found:
-            raise ValueError(f"{self.path}: no comparison of {step}")
+            raise UserError(f"{self.path}: {step} is compared with nothing there")
         return found[0]
 
-    def said(self, step: str) -> str:
-        """An effect in words."""
-        c = self.effect(step)
-        return f"{percent(c.compute)} of compute (95 % interval {effect_interval(c)}, n = {c.n}; {c.verdict})"
-
     @property
-    def reciprocal(self) -> list[Comparison]:
-        """The comparisons of arms with reciprocity, but those that hold it at rest."""
-        return [c for c in self.losses if c.step.startswith(RECIPROCAL)]
+    def ra_v5(self) -> list[Comparison]:
+        """The first row of each arm of RA v5."""
+        return [self.effect(step) for step in dict.fromkeys(c.step for c in self.losses) if step.startswith(RA_V5)]
 
     @cached_property
     def table(self) -> Table:
@@ -202,12 +195,12 @@ class Study:
         """Time and memory of a step, relative to the reference; None where none can be compared."""
         by = {(c.step, c.metric.name): c for c in self.comparisons if c.n > 0 and c.relative is not None}
         steps = [step for step in self.arms if (step, "ms_per_step") in by and (step, "peak_mem_gib") in by]
-        steps = [step for step in steps if by[step, "ms_per_step"].verdict != "not comparable"]
         if not steps:
             return None
 
         def relative(step: str, metric: str) -> str:
-            return f"{signed(100 * (by[step, metric].relative or 0.0), 1)} %"
+            c = by[step, metric]
+            return DASH if c.verdict == "not comparable" else f"{signed(100 * (c.relative or 0.0), 1)} %"
 
         return _table(
             {
@@ -228,39 +221,24 @@ class Study:
         return _table(
             {
                 "arm": [self._title(arm) for arm in choices],
-                "chosen": [", ".join(f"{k} = {v}" for k, v in of.settings.items()) for of in choices.values()],
+                "chosen": [", ".join(f"`{k}={v}`" for k, v in of.settings.items()) for of in choices.values()],
                 "trials": [str(len(of.trials)) for of in choices.values()],
-                "at the edge of": [", ".join(of.at_edge) or "none" for of in choices.values()],
+                "at the edge of": [", ".join(f"`{k}`" for k in of.at_edge) or "none" for of in choices.values()],
             },
             text_columns=2,
         )
 
-    @cached_property
-    def noise(self) -> Table:
-        """Spreads over seeds, and what showing 1 % of compute would take."""
-        found = measure_noise(self.experiment, self.comparisons)
-        seeds = [next((str(needed.seeds) for needed in of.needed if needed.effect == 0.01), DASH) for of in found]
-        return _table(
-            {
-                "arm": [self._title(of.step) for of in found],
-                "n": [str(of.n) for of in found],
-                "sd of reference": [decimal(of.sd_reference, 4) for of in found],
-                "sd of difference": [decimal(of.sd_difference, 4) for of in found],
-                "correlation": [DASH if of.correlation is None else signed(of.correlation, 2) for of in found],
-                "seeds for 1 %": seeds,
-            }
-        )
-
     @property
-    def rerun(self) -> tuple[str, str]:
-        """The spread of a difference between two runs of one seed, and of how many repetitions; dashes without any."""
-        found = [of for of in measure_noise(self.experiment, self.comparisons) if of.sd_rerun is not None]
-        return (decimal(found[0].sd_rerun or 0.0, 4), str(found[0].reruns)) if found else (DASH, "0")
+    def rerun(self) -> tuple[str, int]:
+        """The standard deviation of the difference between two runs of one seed of the reference that most are compared
+        with, and from how many repetitions it is; a dash and 0 without any."""
+        references = [c.reference for c in self.losses]
+        sd, n = spread_of_reruns(self.arms[max(references, key=references.count)], self.experiment)
+        return (DASH, 0) if sd is None else (decimal(sd, 4), n)
 
     def spread(self, step: str) -> str:
-        """The standard deviation of a step's paired differences; a dash below two pairs."""
-        found = [of for of in measure_noise(self.experiment, self.comparisons) if of.step == step]
-        return decimal(found[0].sd_difference, 4) if found else DASH
+        """The standard deviation of a step's paired differences."""
+        return decimal(stdev(self.effect(step).deltas.values()), 4)
 
     # What it took
 
@@ -274,7 +252,7 @@ class Study:
 
     @property
     def efficiency(self) -> float:
-        """The share of the devices' time that went into training steps; raises UserError where nothing was recorded."""
+        """The share of the devices' time that went into training steps; NaN where no make left a record."""
         slots_s = sum(launch.slots * launch.wall_s for launch in self.launches)
         return sum(launch.train_s for launch in self.launches) / slots_s if slots_s else math.nan
 

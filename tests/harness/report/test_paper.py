@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from harness.report import paper
-from harness.report.paper import MARKDOWN, TEMPLATE, Paper
+from harness.report.paper import EXPERIMENTS, MARKDOWN, MEASUREMENTS, TEMPLATE, Paper
 from harness.report.paper_pdf import write_pdf
+from tests.harness.report.test_figures import write_tuned
+from tests.harness.synthetic_runs import write_config, write_lengths, write_run
 
 NAMES = (
     r"GPT-2( 124M)?|RA v5( R)?|v[1-5]\b|[AH]10+G?\b|V2\b|FP16|bfloat16|float(16|32|64)|124M|95 %|1 % of compute"
@@ -34,6 +39,59 @@ def test_readme_leads_with_the_answer_and_its_picture(committed: Paper) -> None:
     lead = " ".join(readme.partition("## Two commands")[0].split())
     assert committed.answer() in lead
     assert f"]({committed.figure().relative_to(ROOT)})" in lead
+
+
+def write_study(path: Path) -> None:
+    """A tuned study of RA v5 at two widths and of MLA, with lengths, over four seeds."""
+    noise = np.random.default_rng(1)
+    losses = [3.42, 3.43, 3.41, 3.42]
+    write_config(path, {"MODEL_NAME": path.name})
+    write_lengths(path, losses)
+    arms = {
+        "baseline": 0.0,
+        "ra-v5-eager@RA_V5_R=4": -0.002,
+        "ra-v5-eager@RA_V5_R=8": -0.012,
+        "mla": 0.03,
+        "ra-mla": 0.02,
+    }
+    for step, delta in arms.items():
+        gates = ("w_std", "w_rec") if step.startswith("ra") else ()
+        reference = {"baseline": "", "ra-mla": "mla"}.get(step, "baseline")
+        for seed, loss in enumerate(losses, start=1):
+            at = loss + delta + 0.002 * noise.normal() * bool(delta)
+            title = step.split("@")[0]
+            write_run(path, step, seed, val_loss=at, title=title, reference=reference, gates=gates)
+            if gates:
+                write_run(path / "noise", step, seed, val_loss=10.8, gates=gates)
+    rates = [{"LEARNING_RATE": rate} for rate in ("3e-4", "1e-3", "3e-3")]
+    write_tuned(path, {arm: list(zip(rates, (3.6, 3.5, 3.55), strict=True)) for arm in arms})
+
+
+def test_an_experiment_has_its_section_once_it_is_there(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for place in (EXPERIMENTS["controls"], *MEASUREMENTS.values()):
+        (results / place).parent.mkdir(parents=True, exist_ok=True)
+        (results / place).symlink_to(ROOT / "results" / place)
+    before = Paper(results=results).render()
+    assert "**Not run yet:** there is no `results/h100/gpt2-ra-v5-ladder`" in before
+
+    write_study(results / EXPERIMENTS["study"])
+    figures = results / EXPERIMENTS["study"] / "figures"
+    figures.mkdir()
+    (figures / "effects.svg").write_text("<svg/>")
+    paper = Paper(results=results)
+    text = paper.render()
+    assert text.count("Not run yet") == before.count("Not run yet") - 1
+    # The answer is the study's from then on, of each of its arms.
+    assert re.fullmatch(
+        r"At 124 M parameters and \d+ M tokens a run, each arm tuned alike, ra-v5-eager \(RA_V5_R=4\) is worth "
+        r".* n = 4\): \w+; ra-v5-eager \(RA_V5_R=8\) is worth \+1\.\d % .*: better\.",
+        paper.answer(),
+    )
+    assert paper.answer() in text and "](../results/h100/gpt2-ra-v5-study/figures/effects.svg)" in text
+    assert "| baseline | `LEARNING_RATE=1e-3` | 3 | none |" in text
+    assert re.search(r"\| gpt2-ra-v5-study \| .* \| `w_rec` \| 4 \| .* \(.* to .*\) \|", text)  # above noise
+    assert re.search(r"^\| ra-mla \| mla \| 4 \|", text, re.MULTILINE)
 
 
 def prose(template: str) -> str:
@@ -64,8 +122,8 @@ def test_a_missing_record_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     template = tmp_path / "page.md.j2"
-    template.write_text("{{ attention.layer.n_heads }}")
-    with pytest.raises(UserError, match=r"page\.md\.j2: .*n_heads"):
+    template.write_text("# Title\n\n{{ attention.layer.n_heads }}")
+    with pytest.raises(UserError, match=r"page\.md\.j2:3: .*n_heads"):
         Paper(template=template).render()
 
 
@@ -75,6 +133,16 @@ def test_rows_are_found_by_all_that_is_asked() -> None:
     for wanted in ({"arm": "a"}, {"arm": "b"}):
         with pytest.raises(UserError, match="the report wants one"):
             paper.the(rows, **wanted)
+
+
+@pytest.mark.parametrize("package", ["pypandoc", "typst"])
+def test_a_package_that_is_missing_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pypandoc", ModuleType("pypandoc"))
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"^{package} is not installed: `make paper` brings it"):
+        write_pdf(MARKDOWN, tmp_path / "report.pdf", "2026-01-02")
 
 
 def test_the_pdf_has_pages(tmp_path: Path, committed: Paper) -> None:
