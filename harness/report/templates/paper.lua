@@ -12,6 +12,15 @@ local function is_picture(block)
   return block.t == "Para" and #block.content == 1 and block.content[1].t == "Image"
 end
 
+-- A long table may go on on the next page, a short one stays together.
+local function set(tabular)
+  if #tabular.bodies[1].body <= 12 then
+    return {tabular}
+  end
+  local start = "#[#show figure: set block(breakable: true)"
+  return {pandoc.RawBlock("typst", start), tabular, pandoc.RawBlock("typst", "]")}
+end
+
 function Blocks(blocks)
   local made = pandoc.Blocks{}
   local i = 1
@@ -22,7 +31,7 @@ function Blocks(blocks)
       i = i + 2
     elseif starts_with(block, "Table") and after ~= nil and after.t == "Table" then
       after.caption = {long = {pandoc.Plain(block.content)}}
-      made:insert(after)
+      made:extend(set(after))
       i = i + 2
     else
       made:insert(block)
