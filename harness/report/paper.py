@@ -99,13 +99,17 @@ class Paper:
         _, study = self.answering
         if not study.ra_v5:
             raise UserError(f"{study.path}: no arm of RA v5 has been compared")
-        effects = "; ".join(
-            f"{study.arms[c.step].title} is worth {percent(c.compute)} of compute (95 % interval "
-            f"{effect_interval(c)}, n = {c.n}): {c.verdict}"
-            for c in study.ra_v5
-        )
+        first, *others = study.ra_v5
+        effects = [
+            f"{study.arms[first.step].title} is worth {percent(first.compute)} of compute (95 % interval "
+            f"{effect_interval(first)}, n = {first.n}): {first.verdict}",
+            *(
+                f"{study.arms[c.step].title} {percent(c.compute)} ({effect_interval(c)}, n = {c.n}): {c.verdict}"
+                for c in others
+            ),
+        ]
         how = "each arm tuned alike" if study.is_tuned else "not tuned"
-        return f"At {study.size}, {how}, {effects}."
+        return f"At {study.size}, {how}, {'; '.join(effects)}."
 
     def figure(self) -> Path:
         """The picture of that answer."""

@@ -85,7 +85,7 @@ def test_an_experiment_has_its_section_once_it_is_there(tmp_path: Path) -> None:
     # The answer is the study's from then on, of each of its arms.
     assert re.fullmatch(
         r"At 124 M parameters and \d+ M tokens a run, each arm tuned alike, ra-v5-eager \(RA_V5_R=4\) is worth "
-        r".* n = 4\): \w+; ra-v5-eager \(RA_V5_R=8\) is worth \+1\.\d % .*: better\.",
+        r".* n = 4\): \w+; ra-v5-eager \(RA_V5_R=8\) \+1\.\d % \(\+.* n = 4\): better\.",
         paper.answer(),
     )
     assert paper.answer() in text and "](../results/h100/gpt2-ra-v5-study/figures/effects.svg)" in text
