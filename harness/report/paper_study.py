@@ -16,20 +16,23 @@ import numpy as np
 from gpt2.base.errors import UserError
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
-from harness.configure.registration import REGISTRATION, published_hash
+from harness.configure.tuning import TRIALS
 from harness.evidence.comparison import Comparison
+from harness.evidence.contamination import contamination
 from harness.evidence.gate_noise import Superiority, noise_of, superiority
-from harness.evidence.launches import Launch, read_launches
+from harness.evidence.launches import Launch, device_hours, mean_efficiency, read_launches
 from harness.evidence.noise import spread_of_reruns
 from harness.evidence.quality import GATE, GATE_THRESHOLD
 from harness.evidence.registration import entries_of
+from harness.evidence.retrained import retrained
 from harness.evidence.stats import compare, effective_slope
 from harness.evidence.store import Arm, Experiment, RunRecord, data_hash, device_name, load_experiment
-from harness.evidence.tuned import tuned_of
+from harness.evidence.tuned import tuned_of, tuning_errors
 from harness.evidence.verdicts import margin_of
 from harness.report.numbers import DASH, count, effect_interval, p_value, percent, signed
 from harness.report.pages import escape_markdown
-from harness.report.study import SENTENCE
+from harness.report.study import SENTENCE, registration_facts
+from harness.report.sweeps import edges
 from harness.report.tables import Table
 from harness.report.verdict import controls, verdict
 
@@ -56,19 +59,17 @@ class Study:
         return shown(entries[0].question, SENTENCE) if entries else ""
 
     @property
-    def registered(self) -> str:
-        """When, what and under which hash, as a clause."""
-        entries = entries_of(self.experiment)
-        if not entries:
-            return "it was not registered"
-        first = entries[0]
-        compared = sum(bool(references) for references in first.arms.values())
-        amended = f", amended {count(len(entries) - 1, 'time')} since" * (len(entries) > 1)
-        return (
-            f"it was registered {first.when:%Y-%m-%d %H:%M} UTC, {count(compared, 'comparison')}, "
-            f"{count(len(first.seeds), 'seed')}, {count(first.looks, 'look')}, margin {100 * first.margin:.3g} % of "
-            f"compute, hash `{str(published_hash(self.path / REGISTRATION))[:16]}`{amended}"
-        )
+    def registered(self) -> list[str]:
+        """What was registered, was to be tuned, and was added later: a line of the experiment's own report each."""
+        facts = [fact for fact in registration_facts(self.experiment) if fact[0] in ("Registered", "Tuning", "Amended")]
+        return [f"{name} {escape_markdown(value)}." for name, value in facts]
+
+    @property
+    def doubts(self) -> list[str]:
+        """What speaks against it, a sentence each, with paths from the experiment on."""
+        found = [*contamination(self.experiment), *tuning_errors(self.experiment), *retrained(self.experiment)]
+        found = [sentence.replace(f"{self.path}/", "") for sentence in (*found, *edges(self.experiment))]
+        return [escape_markdown(shown(sentence, SENTENCE)) for sentence in found]
 
     @property
     def is_tuned(self) -> bool:
@@ -242,19 +243,19 @@ class Study:
 
     # What it took
 
-    @property
+    @cached_property
     def launches(self) -> list[Launch]:
-        return read_launches(self.path)
+        """Its makes and those of its trials."""
+        return [launch for path in (self.path, self.path / TRIALS) for launch in read_launches(path) if launch.runs]
 
     @property
     def device_hours(self) -> float:
-        return sum(launch.devices * launch.wall_s for launch in self.launches) / 3600
+        return device_hours(self.launches)
 
     @property
-    def efficiency(self) -> float:
-        """The share of the devices' time that went into training steps; NaN where no make left a record."""
-        slots_s = sum(launch.slots * launch.wall_s for launch in self.launches)
-        return sum(launch.train_s for launch in self.launches) / slots_s if slots_s else math.nan
+    def efficiency(self) -> str:
+        """The share of the devices' time that went into training steps; a dash where no make left a record."""
+        return decimal(mean_efficiency(self.launches), 2) if self.launches else DASH
 
     # Figures, gates
 

@@ -91,6 +91,7 @@ def test_an_experiment_has_its_section_once_it_is_there(tmp_path: Path) -> None:
     assert paper.answer() in text and "](../results/h100/gpt2-ra-v5-study/figures/effects.svg)" in text
     assert "| baseline | `LEARNING_RATE=1e-3` | 3 | none |" in text
     assert re.search(r"\| ra-v5-study \| .* \| `w_rec` \| 4 \| .* \| 0\.\d+ to 0\.\d+ \|", text)  # above noise
+    assert "tuned.json: the trials that it was chosen from" in text and str(tmp_path) not in text
     assert re.search(r"^\| ra-mla \| mla \| 4 \|", text, re.MULTILINE)
 
 
