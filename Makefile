@@ -103,7 +103,7 @@ status: ## What is done and what is not
 prepare-data: ## Prepare the data set of .config
 
 ##@ Read the results
-.PHONY: plots report inspect compare
+.PHONY: plots report inspect compare paper
 plots: ## Draw the figures
 report: ## Write report.md and report.html, with tables and a verdict
 check estimate status prepare-data plots report: $(ENV)
@@ -112,6 +112,8 @@ inspect: $(ENV) ## Show what the heads of a run of each arm do
 	$(RUN) scripts.inspect_attention
 compare: $(ENV) ## Two experiments side by side: A=DIR B=DIR [OUT=FILE.md]
 	$(RUN) scripts.compare
+paper: $(ENV) ## The technical report anew, from results/, and its PDF
+	$(RUN) scripts.paper --pdf
 
 ##@ Question the method
 .PHONY: verify parity profile quality bench convert

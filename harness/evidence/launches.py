@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -105,6 +105,16 @@ def _launch(text: bytes) -> Launch | None:
     if not isinstance(done, Mapping) or not all(loss is None or is_finite(loss) for loss in done.values()):
         done = {}  # of an earlier version
     return Launch(**maybe, **values, done=done)
+
+
+def device_hours(launches: Sequence[Launch]) -> float:
+    """Hours of devices that they had, busy or not."""
+    return sum(launch.devices * launch.wall_s for launch in launches) / 3600
+
+
+def mean_efficiency(launches: Sequence[Launch]) -> float:
+    """Training steps' time / (slots x wall time) of all of them together. At least one."""
+    return sum(launch.train_s for launch in launches) / sum(launch.slots * launch.wall_s for launch in launches)
 
 
 def mean_error(launches: list[Launch]) -> tuple[int, float] | None:

@@ -29,7 +29,7 @@ from harness.configure.requests import Request, asked_plan, requests
 from harness.configure.tuning import TRIALS
 from harness.evidence.comparison import Comparison, write_comparison_csv
 from harness.evidence.contamination import contamination, identity
-from harness.evidence.launches import mean_error, read_launches
+from harness.evidence.launches import device_hours, mean_efficiency, mean_error, read_launches
 from harness.evidence.registration import registration_errors
 from harness.evidence.retrained import retrained
 from harness.evidence.stats import compare, reference_of
@@ -255,9 +255,8 @@ def _launches(experiment: Experiment) -> list[tuple[str, str]]:
         return []
     if not launches:
         return []
-    device_s = sum(launch.devices * launch.wall_s for launch in launches)
-    efficiency = sum(launch.train_s for launch in launches) / sum(launch.slots * launch.wall_s for launch in launches)
-    text = f"{count(len(launches), 'make')}, {device_s / 3600:.3g} device hours, efficiency {efficiency:.2f}"
+    hours, efficiency = device_hours(launches), mean_efficiency(launches)
+    text = f"{count(len(launches), 'make')}, {hours:.3g} device hours, efficiency {efficiency:.2f}"
     if found := mean_error(launches):
         estimates, error = found
         text += f"; {count(estimates, 'estimate')}, off by {error:.0%} on average"

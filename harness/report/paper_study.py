@@ -1,0 +1,329 @@
+"""What the technical report says of one experiment, as text: computed from its directory by the same code as its own
+report, and nothing that only one of them would know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+
+from gpt2.base.errors import UserError
+from gpt2.base.numbers import decimal
+from gpt2.base.text import shown
+from harness.configure.tuning import TRIALS
+from harness.evidence.comparison import Comparison
+from harness.evidence.contamination import contamination
+from harness.evidence.gate_noise import Superiority, noise_of, superiority
+from harness.evidence.launches import Launch, device_hours, mean_efficiency, read_launches
+from harness.evidence.noise import spread_of_reruns
+from harness.evidence.quality import GATE, GATE_THRESHOLD
+from harness.evidence.registration import entries_of
+from harness.evidence.retrained import retrained
+from harness.evidence.stats import compare, effective_slope
+from harness.evidence.store import Arm, Experiment, RunRecord, data_hash, device_name, load_experiment
+from harness.evidence.tuned import tuned_of, tuning_errors
+from harness.evidence.verdicts import margin_of
+from harness.report.numbers import DASH, count, effect_interval, p_value, percent, signed
+from harness.report.pages import escape_markdown
+from harness.report.study import SENTENCE, registration_facts
+from harness.report.sweeps import edges
+from harness.report.tables import Table
+from harness.report.verdict import controls, verdict
+
+RA_V5 = "ra-v5"
+"""How names of its steps begin."""
+
+
+class Study:
+    """An experiment, as the technical report tells it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.experiment: Experiment = load_experiment(path)
+        self.comparisons: Sequence[Comparison] = compare(self.experiment)
+        self.losses = [c for c in self.comparisons if c.metric.name == "val_loss"]
+        self.arms = {arm.step: arm for arm in self.experiment.arms}
+
+    # What was asked
+
+    @property
+    def question(self) -> str:
+        """As it was registered; empty where nothing was."""
+        entries = entries_of(self.experiment)
+        return shown(entries[0].question, SENTENCE) if entries else ""
+
+    @property
+    def registered(self) -> list[str]:
+        """What was registered, was to be tuned, and was added later: a line of the experiment's own report each."""
+        facts = [fact for fact in registration_facts(self.experiment) if fact[0] in ("Registered", "Tuning", "Amended")]
+        return [f"{name} {escape_markdown(value)}." for name, value in facts]
+
+    @property
+    def doubts(self) -> list[str]:
+        """What speaks against it, a sentence each, with paths from the experiment on."""
+        found = [*contamination(self.experiment), *tuning_errors(self.experiment), *retrained(self.experiment)]
+        found = [sentence.replace(f"{self.path}/", "") for sentence in (*found, *edges(self.experiment))]
+        return [escape_markdown(shown(sentence, SENTENCE)) for sentence in found]
+
+    @property
+    def is_tuned(self) -> bool:
+        return tuned_of(self.experiment) is not None
+
+    # How large, and on what
+
+    @property
+    def runs(self) -> int:
+        """Runs that have ended well."""
+        return sum(run.status == "done" for run in self._runs)
+
+    @property
+    def partial(self) -> str:
+        """What is not finished, as a sentence; empty where every directory holds a finished run."""
+        left = [run for run in self._runs if run.status != "done"]
+        return f"{len(left)} of {count(len(self._runs), 'run')} did not end well, or have not ended." if left else ""
+
+    @property
+    def seeds(self) -> str:
+        """The pairs of seeds that comparisons have: "4", or "3 to 8"."""
+        pairs = sorted({c.n for c in self.losses})
+        return " to ".join(dict.fromkeys(map(str, (pairs[0], pairs[-1])))) if pairs else "0"
+
+    @property
+    def size(self) -> str:
+        """Parameters of the references and tokens of their runs."""
+        references = [self.arms[c.reference] for c in self.losses] or list(self.experiment.compared)
+        params = {run.value("params") or 0 for arm in references for run in arm.done}
+        tokens = {run.value("tokens") or 0 for arm in references for run in arm.done}
+        return f"{_millions(params)} parameters and {_millions(tokens)} tokens a run"
+
+    @property
+    def device(self) -> str:
+        return ", ".join(sorted({name for run in self._runs if (name := device_name(run)) is not None}))
+
+    @property
+    def data(self) -> str:
+        """What it was trained on: tokens, and the first digits of their hash."""
+        of = {
+            str(data_hash(run)): (run.provenance or {})["data"]["train_tokens"] for run in self._runs if run.provenance
+        }
+        return "; ".join(f"{tokens / 1e6:,.0f} M tokens, hash `{digits}`" for digits, tokens in of.items())
+
+    @property
+    def last_began(self) -> datetime | None:
+        return max((run.began for run in self._runs if run.began), default=None)
+
+    @property
+    def _runs(self) -> list[RunRecord]:
+        return self.experiment.runs
+
+    # What came of it
+
+    @property
+    def margin(self) -> float:
+        return margin_of(self.experiment)
+
+    @property
+    def nats_per_percent(self) -> str:
+        """What 1 % of compute is worth, over the references: "0.0062", or "0.0041 to 0.0067"; empty without lengths."""
+        references = [self.arms[step] for step in dict.fromkeys(c.reference for c in self.losses)]
+        slopes = [effective_slope(arm, self.experiment, "val_loss") for arm in references]
+        values = [slope.mean * math.log1p(0.01) for slope in slopes if slope is not None]
+        ends = (min(values), max(values)) if values else ()
+        return " to ".join(dict.fromkeys(decimal(value, 4) for value in ends))
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.experiment, self.losses)
+
+    @property
+    def controls(self) -> str:
+        return controls(self.experiment, self.losses)
+
+    def effect(self, step: str) -> Comparison:
+        """The first row of a step: the registered one. UserError where there is none."""
+        found = [c for c in self.losses if c.step == step]
+        if not found:
+            raise UserError(f"{self.path}: {step} is compared with nothing there")
+        return found[0]
+
+    @property
+    def ra_v5(self) -> list[Comparison]:
+        """The first row of each arm of RA v5."""
+        return [self.effect(step) for step in dict.fromkeys(c.step for c in self.losses) if step.startswith(RA_V5)]
+
+    @cached_property
+    def table(self) -> Table:
+        """Every arm against its reference."""
+        columns: dict[str, list[str]] = {
+            "arm": [self._title(c.step) for c in self.losses],
+            "against": [self._title(c.reference) for c in self.losses],
+            "n": [str(c.n) for c in self.losses],
+            "Δ loss": [signed(c.delta_mean, 4) for c in self.losses],
+            "compute": [percent(c.compute) for c in self.losses],
+            "95 % interval": [effect_interval(c) for c in self.losses],
+            "p": [p_value(c.p_value) for c in self.losses],
+            "p (Holm)": [p_value(c.p_holm) for c in self.losses],
+            "verdict": [c.verdict for c in self.losses],
+        }
+        if len({c.reference for c in self.losses}) == 1:
+            del columns["against"]
+        if any(c.failed_seeds for c in self.losses):
+            columns["failed"] = [c.failed for c in self.losses]
+        if any(c.registered != "yes" for c in self.losses):
+            columns["registered"] = [c.registered for c in self.losses]
+        return _table(columns, text_columns=1 + ("against" in columns))
+
+    @property
+    def against(self) -> str:
+        """Of whom the differences are."""
+        references = {c.reference for c in self.losses}
+        return self._title(references.pop()) if len(references) == 1 else "the reference named"
+
+    @property
+    def look(self) -> str:
+        """Which planned look it is, where there are several; empty where there is one."""
+        looks = dict.fromkeys(c.look for c in self.losses if len(c.block.sizes) > 1)
+        return f"This is look {' and '.join(looks)}; intervals hold at all looks together." if looks else ""
+
+    @cached_property
+    def costs(self) -> Table | None:
+        """Time and memory of a step, relative to the reference; None where none can be compared."""
+        by = {(c.step, c.metric.name): c for c in self.comparisons if c.n > 0 and c.relative is not None}
+        steps = [step for step in self.arms if (step, "ms_per_step") in by and (step, "peak_mem_gib") in by]
+        if not steps:
+            return None
+
+        def relative(step: str, metric: str) -> str:
+            c = by[step, metric]
+            return DASH if c.verdict == "not comparable" else f"{signed(100 * (c.relative or 0.0), 1)} %"
+
+        return _table(
+            {
+                "arm": [self._title(step) for step in steps],
+                "time per step": [relative(step, "ms_per_step") for step in steps],
+                "peak memory": [relative(step, "peak_mem_gib") for step in steps],
+                "worth in time": [percent(self.effect(step).time) for step in steps],
+            }
+        )
+
+    @cached_property
+    def tuning(self) -> Table | None:
+        """What was chosen for each arm; None where nothing was tuned."""
+        tuned = tuned_of(self.experiment)
+        if tuned is None:
+            return None
+        choices = tuned.choices
+        return _table(
+            {
+                "arm": [self._title(arm) for arm in choices],
+                "chosen": [", ".join(f"`{k}={v}`" for k, v in of.settings.items()) for of in choices.values()],
+                "trials": [str(len(of.trials)) for of in choices.values()],
+                "at the edge of": [", ".join(f"`{k}`" for k in of.at_edge) or "none" for of in choices.values()],
+            },
+            text_columns=2,
+        )
+
+    @property
+    def rerun(self) -> tuple[str, int]:
+        """The standard deviation of the difference between two runs of one seed of the reference that most are compared
+        with, and from how many repetitions it is; a dash and 0 without any."""
+        references = [c.reference for c in self.losses]
+        sd, n = spread_of_reruns(self.arms[max(references, key=references.count)], self.experiment)
+        return (DASH, 0) if sd is None else (decimal(sd, 4), n)
+
+    def spread(self, step: str) -> str:
+        """The standard deviation of a step's paired differences."""
+        return decimal(stdev(self.effect(step).deltas.values()), 4)
+
+    # What it took
+
+    @cached_property
+    def launches(self) -> list[Launch]:
+        """Its makes and those of its trials."""
+        return [launch for path in (self.path, self.path / TRIALS) for launch in read_launches(path) if launch.runs]
+
+    @property
+    def device_hours(self) -> float:
+        return device_hours(self.launches)
+
+    @property
+    def efficiency(self) -> str:
+        """The share of the devices' time that went into training steps; a dash where no make left a record."""
+        return decimal(mean_efficiency(self.launches), 2) if self.launches else DASH
+
+    # Figures, gates
+
+    def figure(self, name: str) -> Path | None:
+        """A figure of it that is there, a picture of dots before one of lines, which not every page can show."""
+        return next((path for end in ("png", "svg") if (path := self.path / f"figures/{name}.{end}").exists()), None)
+
+    @cached_property
+    def gates(self) -> list[Gates]:
+        """Of each arm whose gates have moved."""
+        noise = noise_of(self.experiment)
+        return [
+            of for arm in self.experiment.compared for of in _gates(arm, noise, self._title(arm.step)) if of.have_moved
+        ]
+
+    def _title(self, step: str) -> str:
+        return escape_markdown(self.arms[step].title if step in self.arms else step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """Where the gates of an arm, of one name, ended."""
+
+    arm: str
+    name: str
+    start: float
+    finals: np.ndarray
+    """[runs, heads]."""
+
+    superiority: Superiority | None
+    """Over the same trained on random tokens; None where that was not done."""
+
+    @property
+    def have_moved(self) -> bool:
+        return bool((self.finals != self.start).any())
+
+    @property
+    def above(self) -> str:
+        """Heads above the plan's threshold, of how many, over all runs; a dash for another gate."""
+        if self.name != GATE:
+            return DASH
+        return f"{int((self.finals > GATE_THRESHOLD).sum())} of {self.finals.size}"
+
+
+def _gates(arm: Arm, noise: Experiment | None, title: str) -> Iterator[Gates]:
+    runs = [run for run in arm.done if (run.summary or {}).get("gates")]
+    beside = [run for of in (noise.arms if noise else ()) if of.step == arm.step for run in of.done]
+    for name in (runs[0].summary or {})["gates"] if runs else ():
+        first = [np.ravel(line["gates"][name]) for run in runs for line in run.metrics[:20] if line["kind"] == "gates"]
+        yield Gates(
+            arm=title,
+            name=name,
+            start=fmean(first[0]),
+            finals=_finals(runs, name),
+            superiority=superiority(_finals(runs, name).tolist(), _finals(beside, name).tolist()) if beside else None,
+        )
+
+
+def _finals(runs: Sequence[RunRecord], name: str) -> np.ndarray:
+    return np.array([np.ravel((run.summary or {})["gates"][name]) for run in runs], dtype=float)
+
+
+def _table(columns: dict[str, list[str]], *, text_columns: int = 1) -> Table:
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    return Table(title="", columns=list(columns), rows=rows, text_columns=text_columns)
+
+
+def _millions(values: set[float]) -> str:
+    """ "45 M", or the range of several that differ so written; "0" of none."""
+    texts = dict.fromkeys(f"{value / 1e6:,.0f} M" for value in (min(values), max(values))) if values else {"0": None}
+    return " to ".join(texts)

@@ -1,0 +1,157 @@
+"""The technical report says what is committed, and only that."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from gpt2.base.errors import UserError
+from gpt2.base.files import ROOT
+from harness.report import paper
+from harness.report.paper import EXPERIMENTS, MARKDOWN, MEASUREMENTS, TEMPLATE, Paper
+from harness.report.paper_pdf import write_pdf
+from tests.harness.report.test_figures import write_tuned
+from tests.harness.synthetic_runs import write_config, write_lengths, write_run
+
+NAMES = (
+    r"GPT-2( 124M)?|RA v5( R)?|v[1-5]\b|[AH]10+G?\b|V2\b|FP16|bfloat16|float(16|32|64)|124M|95 %|1 % of compute"
+    r"|\*\*(Table|Figure|\{\{)|seeds for 1 %"
+)
+"""What has digits and is no number: names, and the two conventions, intervals of 95 % and one per cent as a unit."""
+
+
+@pytest.fixture(scope="module")
+def committed() -> Paper:
+    return Paper()
+
+
+def test_the_committed_report_is_what_the_committed_results_give(committed: Paper) -> None:
+    assert MARKDOWN.read_text() == committed.render(), "python -m scripts.paper writes it anew"
+
+
+def test_readme_leads_with_the_answer_and_its_picture(committed: Paper) -> None:
+    readme = (ROOT / "README.md").read_text()
+    lead = " ".join(readme.partition("## Two commands")[0].split())
+    assert committed.answer() in lead
+    assert f"]({committed.figure().relative_to(ROOT)})" in lead
+
+
+def write_study(path: Path) -> None:
+    """A tuned study of RA v5 at two widths and of MLA, with lengths, over four seeds."""
+    noise = np.random.default_rng(1)
+    losses = [3.42, 3.43, 3.41, 3.42]
+    write_config(path, {"MODEL_NAME": path.name})
+    write_lengths(path, losses)
+    arms = {
+        "baseline": 0.0,
+        "ra-v5-eager@RA_V5_R=4": -0.002,
+        "ra-v5-eager@RA_V5_R=8": -0.012,
+        "mla": 0.03,
+        "ra-mla": 0.02,
+    }
+    for step, delta in arms.items():
+        gates = ("w_std", "w_rec") if step.startswith("ra") else ()
+        reference = {"baseline": "", "ra-mla": "mla"}.get(step, "baseline")
+        for seed, loss in enumerate(losses, start=1):
+            at = loss + delta + 0.002 * noise.normal() * bool(delta)
+            title = step.split("@")[0]
+            write_run(path, step, seed, val_loss=at, title=title, reference=reference, gates=gates)
+            if gates:
+                write_run(path / "noise", step, seed, val_loss=10.8, gates=gates)
+    rates = [{"LEARNING_RATE": rate} for rate in ("3e-4", "1e-3", "3e-3")]
+    write_tuned(path, {arm: list(zip(rates, (3.6, 3.5, 3.55), strict=True)) for arm in arms})
+
+
+def test_an_experiment_has_its_section_once_it_is_there(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for place in (EXPERIMENTS["controls"], *MEASUREMENTS.values()):
+        (results / place).parent.mkdir(parents=True, exist_ok=True)
+        (results / place).symlink_to(ROOT / "results" / place)
+    before = Paper(results=results).render()
+    assert "**Not run yet:** there is no `results/h100/gpt2-ra-v5-ladder`" in before
+
+    write_study(results / EXPERIMENTS["study"])
+    figures = results / EXPERIMENTS["study"] / "figures"
+    figures.mkdir()
+    (figures / "effects.svg").write_text("<svg/>")
+    paper = Paper(results=results)
+    text = paper.render()
+    assert text.count("Not run yet") == before.count("Not run yet") - 1
+    # The answer is the study's from then on, of each of its arms.
+    assert re.fullmatch(
+        r"At 124 M parameters and \d+ M tokens a run, each arm tuned alike, ra-v5-eager \(RA_V5_R=4\) is worth "
+        r".* n = 4\): \w+; ra-v5-eager \(RA_V5_R=8\) \+1\.\d % \(\+.* n = 4\): better\.",
+        paper.answer(),
+    )
+    assert paper.answer() in text and "](../results/h100/gpt2-ra-v5-study/figures/effects.svg)" in text
+    assert "| baseline | `LEARNING_RATE=1e-3` | 3 | none |" in text
+    assert re.search(r"\| ra-v5-study \| .* \| `w_rec` \| 4 \| .* \| 0\.\d+ to 0\.\d+ \|", text)  # above noise
+    assert "tuned.json: the trials that it was chosen from" in text and str(tmp_path) not in text
+    assert re.search(r"^\| ra-mla \| mla \| 4 \|", text, re.MULTILINE)
+
+
+def prose(template: str) -> str:
+    """A template without what is no prose: expressions, code, formulas, addresses, references."""
+    text = template.partition("\n## References")[0]
+    for pattern in (
+        *(r"\{#.*?#\}", r"\{%.*?%\}", r"\{\{.*?\}\}"),
+        *(r"`[^`]*`", r"\$\$.*?\$\$", r"\$[^$]+\$", r"\]\([^)]*\)"),
+    ):
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    return re.sub(NAMES, "", text)
+
+
+def test_no_number_is_written_by_hand() -> None:
+    found = [line.strip() for line in prose(TEMPLATE.read_text()).splitlines() if re.search(r"\d", line)]
+    assert found == []
+
+
+@pytest.mark.parametrize("text", ["a loss of 5.28", "worth -1.4 % of compute", "in 24 runs", "n = 4"])
+def test_the_search_for_numbers_finds_some(text: str) -> None:
+    assert re.search(r"\d", prose(f"{text} in RA v5, `R = 4`, $g = 1$, {{{{ x[1] }}}}"))
+
+
+def test_a_missing_record_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"attention\.json"):
+        _ = Paper(results=tmp_path).measured
+
+
+def test_a_name_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    template = tmp_path / "page.md.j2"
+    template.write_text("# Title\n\n{{ attention.layer.n_heads }}")
+    with pytest.raises(UserError, match=r"page\.md\.j2:3: .*n_heads"):
+        Paper(template=template).render()
+
+
+def test_rows_are_found_by_all_that_is_asked() -> None:
+    rows = [{"arm": "a", "compiled": True}, {"arm": "a", "compiled": False}]
+    assert paper.the(rows, arm="a", compiled=True) is rows[0]
+    for wanted in ({"arm": "a"}, {"arm": "b"}):
+        with pytest.raises(UserError, match="the report wants one"):
+            paper.the(rows, **wanted)
+
+
+@pytest.mark.parametrize("package", ["pypandoc", "typst"])
+def test_a_package_that_is_missing_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pypandoc", ModuleType("pypandoc"))
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"^{package} is not installed: `make paper` brings it"):
+        write_pdf(MARKDOWN, tmp_path / "report.pdf", "2026-01-02")
+
+
+def test_the_pdf_has_pages(tmp_path: Path, committed: Paper) -> None:
+    pytest.importorskip("pypandoc")
+    pytest.importorskip("typst")
+    pdf = tmp_path / "report.pdf"
+    write_pdf(MARKDOWN, pdf, committed.date)
+    first = pdf.read_bytes()
+    assert first.startswith(b"%PDF")
+    write_pdf(MARKDOWN, pdf, committed.date)
+    assert pdf.read_bytes() == first
