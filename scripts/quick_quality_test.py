@@ -33,7 +33,6 @@ from harness.evidence.quality import (
     Quality,
     SeedResult,
     assess,
-    plan_gate_noise,
     plan_quality,
     quality_json,
 )
@@ -67,16 +66,9 @@ def main() -> int:
 
 def _test(plan: Plan, model: str, overrides: Sequence[Assignment]) -> int:
     # torch takes seconds to import, and a mistake on the command line should not have to wait for it.
-    from harness.evidence.gate_noise import write_noise
     from harness.evidence.store import load_experiment
     from harness.launch.launch import run_plan
 
-    # Noise first: the experiment that `make continue` goes on with is then the test itself.
-    if noise := plan_gate_noise(plan, model):
-        tokens = write_noise(noise.runs[0].config)
-        print(f"First the same on noise, which has nothing to learn, in {noise.directory}: random tokens, {tokens}")
-        if run_plan(noise) == 130:
-            return 130
     if run_plan(plan, overrides) == 130:
         return 130
     seeds = list(dict.fromkeys(run.seed for run in plan.runs))

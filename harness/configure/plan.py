@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 from gpt2.base.errors import UserError
@@ -22,6 +23,7 @@ from gpt2.dotconfig import Assignment, Resolved, resolve_each
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
 from harness.configure.arms import Arm, beside, compared_arms, note_the_same_twice, references, refuse_sweep
+from harness.configure.gate_noise import NOISE, learns_gates, on_noise
 from harness.configure.kconfig import (
     DOTCONFIG,
     Step,
@@ -140,10 +142,18 @@ class Plan:
     trials: Trials | None = None
     """What has to be trained first, to tune the arms; None where they are, or nothing is tuned."""
 
+    @cached_property
+    def gate_noise(self) -> Plan | None:
+        """STUDY_GATE_NOISE seeds of the arms whose gates learn, on random tokens; None where that is nothing."""
+        seeds = self.seeds[: self.study.gate_noise] if self.study else ()
+        arms = {run.step for run in self.arms if run.step in self.references and learns_gates(run.config)}
+        runs = [run for run in self.runs if run.seed in seeds and run.step in arms]
+        return _on_noise(self, runs) if runs else None
+
     @property
     def stages(self) -> tuple[Plan, ...]:
         """What is trained one after another."""
-        return (self.trials.plan, self) if self.trials else (self,)
+        return (*([self.trials.plan] if self.trials else []), self, *([self.gate_noise] if self.gate_noise else []))
 
     @property
     def all_runs(self) -> list[PlannedRun]:
@@ -355,6 +365,16 @@ def _trials(
         plan=Plan(base=base, directory=directory, runs=_by_seed(runs)),
         arms={arm: {t.name: settings_of(t, study) for t in trials} for arm, trials in of_arms.items()},
     )
+
+
+def _on_noise(plan: Plan, runs: Sequence[PlannedRun]) -> Plan:
+    directory = plan.directory / NOISE
+    made = []
+    for run in runs:
+        resolved = on_noise(run.resolved)
+        path = run_directory(directory.parent, directory.name, run.step, run.seed)
+        made.append(replace(run, resolved=resolved, config=resolved.run_config(), path=path))
+    return Plan(base=plan.base, directory=directory, runs=tuple(made))
 
 
 def _by_seed(of_arms: Sequence[Sequence[PlannedRun]]) -> tuple[PlannedRun, ...]:

@@ -31,6 +31,9 @@ class StudyConfig:
     reruns: int
     """Times that the runs of what arms are compared with are repeated."""
 
+    gate_noise: int
+    """Seeds with which arms whose gates learn are also trained on random tokens."""
+
     looks: int
     """Planned looks at the results."""
 
@@ -58,6 +61,7 @@ def study_config(symbols: Symbols, seeds: Iterable[int], sweep: Sweep) -> StudyC
         margin=_margin(symbols),
         lengths=parse_lengths(f'STUDY_LENGTHS="{lengths}"', lengths),
         reruns=int(symbols["STUDY_RERUNS"]),
+        gate_noise=int(symbols["STUDY_GATE_NOISE"]),
         looks=int(symbols["STUDY_LOOKS"]),
         tune=tune,
         tune_seeds=parse_seeds(f'STUDY_TUNE_SEEDS="{trials}"', trials) if tune else (),

@@ -3,7 +3,8 @@
 Adam divides each gradient by its own size, so that a gate whose gradient says nothing walks about as fast as one that
 learns, at ten times the learning rate of the weights where RA_V5_GATE_LR_MULT says so. That some gate is far from where
 it started is no evidence. What is, is that gates end higher than those of the same arm, trained for as many steps from
-the same weights on uniform random tokens of the same vocabulary: the experiment `noise/` below the one that is judged.
+the same weights on uniform random tokens of the same vocabulary: the experiment `noise/` below the one that is judged
+(harness/configure/gate_noise.py).
 
     superiority(real, noise)
 
@@ -18,80 +19,15 @@ where it was 0.5.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from gpt2.base.errors import UserError
-from gpt2.base.files import make_directory
-from gpt2.config import RunConfig, TrainConfig
-from gpt2.data.token_files import write_random_tokens
-from gpt2.dotconfig import Assignment, resolve
-from harness.configure.plan import Plan, make_plan
+from harness.configure.gate_noise import NOISE
 from harness.evidence.store import Experiment, load_experiment, run_directories
-
-NOISE = "noise"
-"""Name of the experiment, below the one that is judged, whose runs were trained on random tokens."""
-
-MOST_TOKENS = 1 << 27
-"""Of random training tokens, 256 MiB. Below that each is drawn about once, and nothing can be learned by heart."""
-
-_DATA = ("DATASET_", "TOKENIZER_", "VOCAB_SIZE")
-
-
-def plan_noise(plan: Plan, step: str) -> Plan:
-    """The runs of a step of an experiment, over the same seeds, on random tokens of its vocabulary.
-
-    The tokens are written by `write_noise`.
-    """
-    config = next(run.config for run in plan.runs if run.step == step)
-    settings = {
-        **{"RESULTS_DIR": str(plan.directory), "MODEL_NAME": NOISE, "RA_MLA_ABLATION_STEPS": step},
-        **{"DATASET_BIN": "y", "DATASET_BIN_DIR": str(noise_path(config)), "VOCAB_SIZE": str(config.data.vocab_size)},
-        "FUSED_LOSS": "y" if config.train.fused_loss else "n",  # whose default is the tokenizer's
-    }
-    kept = [a for a in plan.base.minimal() if not a.symbol.startswith(_DATA)]
-    return make_plan(
-        resolve(kept, [Assignment(symbol, value, "random tokens") for symbol, value in settings.items()]), ()
-    )
-
-
-def noise_path(config: RunConfig) -> Path:
-    """The directory of a run's random tokens, named after how many there are and of which vocabulary."""
-    tokens, _ = _sizes(config)
-    return Path(config.data.data_dir, f"noise-{config.data.vocab_size}-{tokens}")
-
-
-def write_noise(config: RunConfig) -> Path:
-    """Write random tokens for a run, unless they are there. Returns their directory."""
-    path = noise_path(config)
-    tokens, val = _sizes(config)
-    if path.exists():
-        return path
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    make_directory(partial)
-    try:
-        write_random_tokens(partial, vocab_size=config.data.vocab_size, n_tokens=tokens, n_val=val)
-        os.rename(partial, path)
-    except OSError as error:
-        if not path.exists():  # else somebody else was faster
-            raise UserError(f"{path}: random tokens cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return path
-
-
-def _sizes(config: RunConfig) -> tuple[int, int]:
-    """Training tokens, as many as the run draws, and validation tokens, as many as an evaluation takes."""
-    drawn = config.tokens_per_iter * config.train.max_iters + config.model.block_size + 1
-    evaluated = config.train.eval_tokens or TrainConfig.eval_tokens
-    batch = config.train.batch_size * config.model.block_size
-    return min(drawn, MOST_TOKENS), max(evaluated, batch) + config.model.block_size + 1
 
 
 def noise_of(experiment: Experiment) -> Experiment | None:

@@ -31,7 +31,7 @@ from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment, Resolved
 from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan
-from harness.evidence.gate_noise import noise_of, plan_noise, superiority
+from harness.evidence.gate_noise import noise_of, superiority
 from harness.evidence.paired import MIN_SEEDS, paired_test
 from harness.evidence.store import Experiment, RunRecord
 
@@ -116,8 +116,11 @@ def reference_of(model: str) -> str | None:
     return settings["STEP_REFERENCE"].split(",")[0] or None
 
 
-_NO_STUDY = {"ABLATION_SIZES": "", "STUDY_TUNE": "", "STUDY_LENGTHS": "", "STUDY_RERUNS": "0", "STUDY_LOOKS": "1"}
-"""A pair alone, of a configuration that asks for more: what is tuned on noise is tuned to nothing."""
+_STUDY = {
+    **{"ABLATION_SIZES": "", "STUDY_TUNE": "", "STUDY_LENGTHS": "", "STUDY_RERUNS": "0", "STUDY_LOOKS": "1"},
+    "STUDY_GATE_NOISE": "100",
+}
+"""A pair alone, of a configuration that asks for more; and all of its seeds on noise."""
 
 
 def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) -> Plan:
@@ -127,7 +130,7 @@ def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) ->
     UserError where they do not fit.
     """
     steps = ",".join(filter(None, [reference_of(model), STEPS[model]]))
-    pair = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps, "ABLATION_SWEEP": "", **_NO_STUDY}
+    pair = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps, "ABLATION_SWEEP": "", **_STUDY}
     resolved = overlay(base, overrides, _assignments(pair))
     if not any(a.symbol == "MODEL_NAME" for a in overrides):
         R = f"-R{resolved.symbols['RA_V5_R']}" if model.startswith("ra") else ""
@@ -139,16 +142,6 @@ def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) ->
 
 def _assignments(settings: dict[str, str]) -> list[Assignment]:
     return [Assignment(symbol, value, "quick quality test") for symbol, value in settings.items()]
-
-
-def plan_gate_noise(plan: Plan, model: str) -> Plan | None:
-    """The runs on random tokens that a test's gates are judged by; None where no gate is judged.
-
-    Their tokens are written by `write_noise`.
-    """
-    model_config = next(run.config.model for run in plan.runs if run.step == STEPS[model])
-    is_judged = model_config.attention in ("ra_v5", "ra_mla") and model_config.ra_v5_learn_w_rec
-    return plan_noise(plan, STEPS[model]) if is_judged and model_config.ra_v5_fold != "direct" else None
 
 
 def assess(experiment: Experiment, model: str, seeds: Sequence[int]) -> Quality:

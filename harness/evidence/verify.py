@@ -30,6 +30,7 @@ from gpt2.run.checkpoint import read_checkpoint, sha256_of, verified
 from gpt2.run.load import model_of
 from gpt2.run.lock import RunLock
 from gpt2.run.record import code_state
+from harness.configure.gate_noise import NOISE
 from harness.configure.kconfig import list_steps, overlay
 from harness.configure.registration import REGISTRATION
 from harness.configure.tuning import TRIALS, TUNED
@@ -114,15 +115,16 @@ def run_directories(experiment: Path) -> list[Path]:
 
 
 def verify(experiment: Path) -> Iterator[Finding]:
-    """Look at every run, and at the table of them; then at the trials by which arms were tuned, an experiment too.
+    """Look at every run, and at the table of them; then so at trials and at runs on noise, experiments of their own.
 
     Raises UserError where there is no run.
     """
     scans: Scans = {}
     yield from _verify(experiment, scans)
-    if (trials := experiment / TRIALS).is_dir():
-        for finding in _verify(trials, scans):
-            yield replace(finding, run=f"{TRIALS}/{finding.run}")
+    for within in (TRIALS, NOISE):
+        if (experiment / within).is_dir():
+            for finding in _verify(experiment / within, scans):
+                yield replace(finding, run=f"{within}/{finding.run}")
 
 
 def _verify(experiment: Path, scans: Scans) -> Iterator[Finding]:

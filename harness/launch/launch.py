@@ -1,4 +1,5 @@
-"""A plan run where its configuration says: on this machine, or by Slurm. What is to be tuned is tuned first."""
+"""A plan run where its configuration says: on this machine, or by Slurm. What is to be tuned is tuned first, and gates
+are trained on noise last."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment
+from harness.configure.gate_noise import write_noise
 from harness.configure.plan import Plan, Trials
 from harness.configure.requests import asked_plan
 from harness.configure.slurm import slurm_config
@@ -32,7 +34,14 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
         if _train(plan.trials.plan, given, began) == 130:
             return 130
         plan, began = _tuned(plan), None
-    return _train(plan, given, began)
+    status = _train(plan, given, began)
+    if status == 130 or plan.gate_noise is None:
+        return status
+    for run in plan.gate_noise.arms:
+        write_noise(run.config)
+    n, directory = len(plan.gate_noise.runs), plan.gate_noise.directory
+    print(f"gates on noise, which has nothing to learn: {n} run{'s' * (n > 1)} in {directory}", flush=True)
+    return max(status, _train(plan.gate_noise, given, None))
 
 
 def _train(plan: Plan, given: Sequence[Assignment], began: float | None) -> int:

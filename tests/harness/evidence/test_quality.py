@@ -23,7 +23,6 @@ from harness.evidence.quality import (
     UNDECIDED,
     Quality,
     assess,
-    plan_gate_noise,
     plan_quality,
     reference_of,
 )
@@ -58,7 +57,7 @@ def test_of_a_study_the_pair_alone_is_run_and_none_of_it_is_tuned_to_noise() -> 
     asked |= {"STUDY_RERUNS": "1", "STUDY_LOOKS": "2", "ABLATION_SEEDS": "1,2", "ABLATION_SIZES": "bytes-0.1m"}
     study = overlay(load(find_defconfig("gpt2-quality")), [Assignment(s, v, "test") for s, v in asked.items()])
     made = plan_quality(study, "ra_v5", [])
-    noise = plan_gate_noise(made, "ra_v5")
+    noise = made.gate_noise
     assert noise is not None and noise.trials is None and made.trials is None
     assert [run.step for run in made.runs] == ["baseline", "ra-v5-eager"] * 2
     assert [run.step for run in noise.runs] == ["ra-v5-eager"] * 2
@@ -271,7 +270,7 @@ def test_the_command_trains_a_pair_judges_it_and_does_not_train_it_again(
     assert "UNDECIDED some w_rec > 0.1: 4 of 4 heads, 4 on noise; above one on noise with probability" in printed
     noise = json.loads((tmp_path / "out/pair/noise/ra-v5-eager/seed-1/provenance.json").read_text())
     assert noise["data"]["dataset"] == "bin" and noise["identity"]["VOCAB_SIZE"] == 256
-    assert "out/pair/noise: random tokens, " in printed
+    assert "gates on noise, which has nothing to learn: 1 run in out/pair/noise" in printed
     quality = json.loads((tmp_path / "out/pair/quality.json").read_text())
     assert quality["verdict"] == UNDECIDED and quality["reference"] == "baseline"
     (seed,) = quality["seeds"]

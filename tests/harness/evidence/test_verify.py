@@ -143,15 +143,16 @@ def text(name: str, old: str, new: str) -> Tamper:
     return tamper
 
 
-def test_trials_are_looked_at_as_runs_are(original: Path, experiment: Path) -> None:
-    shutil.copytree(original, experiment / "tuning")
+@pytest.mark.parametrize("within", ["tuning", "noise"])
+def test_trials_and_runs_on_noise_are_looked_at_as_runs_are(original: Path, experiment: Path, within: str) -> None:
+    shutil.copytree(original, experiment / within)
     assert not found(experiment)
-    flip(experiment / "tuning" / FIRST / "checkpoints" / "step-00000017.pt")
-    edit(experiment / "tuning" / SECOND / "summary.json", "ms_per_step", to=1.0)
-    (experiment / "tuning" / "summary.csv").unlink()
+    flip(experiment / within / FIRST / "checkpoints" / "step-00000017.pt")
+    edit(experiment / within / SECOND / "summary.json", "ms_per_step", to=1.0)
+    (experiment / within / "summary.csv").unlink()
     assert {(f.run, f.check) for f in found(experiment)} == {
-        (f"tuning/{FIRST}", "checkpoints"),
-        (f"tuning/{SECOND}", "summary"),
+        (f"{within}/{FIRST}", "checkpoints"),
+        (f"{within}/{SECOND}", "summary"),
     }
 
 

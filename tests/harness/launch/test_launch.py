@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt2.base.errors import UserError
-from harness.configure.plan import Plan, make_plan
+from harness.configure.plan import Plan, last_experiment, make_plan
 from harness.configure.requests import asked_plan
 from harness.launch import launch
 from tests.harness.synthetic_runs import write_run
@@ -70,6 +70,29 @@ def test_arms_are_tuned_and_then_compared_at_their_best(makes: Makes) -> None:
     assert makes.plan().trials is None
     more = makes.plan("baseline,mla,gqa")
     assert more.trials is not None and set(more.trials.arms) == {"gqa"}
+
+
+def test_gates_are_trained_on_noise_last_as_their_arm_is_tuned(
+    makes: Makes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"STUDY_GATE_NOISE": "2", "ABLATION_SEEDS": "5,1,3"}
+    steps = "baseline,placebo,qk-norm,ra-v5-eager@RA_V5_R=2"
+    makes.left = 4 * 2 + 3 * 4 + 1
+    assert launch.run_plan(makes.plan(steps, **asked)) == 130
+    plan = asked_plan(makes.plan(steps, **asked).directory)
+    makes.left = 10**6
+    assert launch.run_plan(plan) == 0
+    # Not the baseline, which has no gates, nor the placebo, whose gates are held.
+    on_noise = {f"noise/{arm}/seed-{seed} 0.004" for arm in ("qk-norm", "ra-v5-eager@RA_V5_R=2") for seed in (5, 1)}
+    assert {line for line in makes.trained if line.startswith("noise/")} == on_noise
+    assert set(makes.trained[-4:]) == on_noise
+    assert f"gates on noise, which has nothing to learn: 4 runs in {plan.directory}/noise" in capsys.readouterr().out
+    assert plan.gate_noise is not None and len(plan.all_runs) == 3 * 4 + 4
+    for run in plan.gate_noise.runs:
+        data, real = run.config.data, next(r.config for r in plan.runs if r.step == run.step)
+        assert (data.dataset, data.vocab_size) == ("bin", real.data.vocab_size)
+        assert (run.config.model, run.config.optimizer) == (real.model, real.optimizer)
+    assert last_experiment() == plan.directory
 
 
 def test_tuning_that_was_interrupted_goes_on_as_it_was_asked_for(makes: Makes) -> None:

@@ -1,0 +1,75 @@
+"""Runs on random tokens, in which there is nothing to learn: how far does Adam's noise alone move an arm's gates?
+
+    results/<MODEL_NAME>/noise/     STUDY_GATE_NOISE seeds of every arm whose gates learn, an experiment of its own
+    <DATA_DIR>/noise-256-1228929/   the tokens, by vocabulary and number
+
+harness/evidence/gate_noise.py compares.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from gpt2.base.errors import UserError
+from gpt2.base.files import make_directory
+from gpt2.config import RunConfig, TrainConfig, does_something
+from gpt2.dotconfig import Assignment, Resolved, resolve
+
+NOISE = "noise"
+"""Name of the directory of these runs in the experiment's."""
+
+MOST_TOKENS = 1 << 27
+"""Of random training tokens, 256 MiB. Below that each is drawn about once, and nothing can be learned by heart."""
+
+_DATA = ("DATASET_", "EVAL_DATASETS", "TOKENIZER_", "VOCAB_SIZE")
+
+
+def learns_gates(config: RunConfig) -> bool:
+    """Whether a run has gates that learn."""
+    return does_something("RA_V5_GATE_LR_MULT", config.identity())
+
+
+def on_noise(resolved: Resolved) -> Resolved:
+    """A run's configuration, on as many random tokens of its vocabulary as it draws. `write_noise` writes them."""
+    config = resolved.run_config()
+    settings = {
+        **{"DATASET_BIN": "y", "DATASET_BIN_DIR": str(_path(config)), "VOCAB_SIZE": str(config.data.vocab_size)},
+        "FUSED_LOSS": "y" if config.train.fused_loss else "n",  # whose default is the tokenizer's
+    }
+    kept = [a for a in resolved.minimal() if not a.symbol.startswith(_DATA)]
+    return resolve(kept, [Assignment(symbol, value, "STUDY_GATE_NOISE") for symbol, value in settings.items()])
+
+
+def write_noise(config: RunConfig) -> None:
+    """Write the random tokens of a run that `on_noise` made, unless they are there. Raises UserError."""
+    from gpt2.data.token_files import write_random_tokens
+
+    path = Path(config.data.bin_dir)
+    if path.exists():
+        return
+    tokens, val = _sizes(config)
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    make_directory(partial)
+    try:
+        write_random_tokens(partial, vocab_size=config.data.vocab_size, n_tokens=tokens, n_val=val)
+        os.rename(partial, path)
+    except OSError as error:
+        if not path.exists():  # else somebody else was faster
+            raise UserError(f"{path}: random tokens cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _path(config: RunConfig) -> Path:
+    tokens, _ = _sizes(config)
+    return Path(config.data.data_dir, f"noise-{config.data.vocab_size}-{tokens}")
+
+
+def _sizes(config: RunConfig) -> tuple[int, int]:
+    """Training tokens, as many as the run draws, and validation tokens, as many as an evaluation takes."""
+    drawn = config.tokens_per_iter * config.train.max_iters + config.model.block_size + 1
+    evaluated = config.train.eval_tokens or TrainConfig.eval_tokens
+    batch = config.train.batch_size * config.model.block_size
+    return min(drawn, MOST_TOKENS), max(evaluated, batch) + config.model.block_size + 1
