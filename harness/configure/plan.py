@@ -161,6 +161,11 @@ class Plan:
         return [run for stage in self.stages for run in stage.runs]
 
     @property
+    def runs_on_data(self) -> list[PlannedRun]:
+        """The same without those on random tokens, which are written when it is their turn."""
+        return [run for stage in self.stages if stage is not self.gate_noise for run in stage.runs]
+
+    @property
     def keeps_going(self) -> bool:
         """Whether other runs go on when one fails. That a trial diverges is an outcome: always, of trials."""
         return self.study is None or bool(self.base.symbols["KEEP_GOING"])

@@ -54,7 +54,7 @@ def check_plan(plan: Plan) -> Iterator[Check]:
     Runs of one shape are one model, and are tried once.
     """
     tried: dict[tuple[str, int, str, bool], DryRun | str] = {}
-    for run in _runs(plan):
+    for run in plan.runs_on_data:
         t = run.config.train
         key = (run.shape, t.processes, t.parallel, t.activation_checkpointing)
         if key not in tried:
@@ -72,11 +72,6 @@ def check_plan(plan: Plan) -> Iterator[Check]:
             yield Check(run=run, result=outcome, data=data, error=None)
         else:
             yield Check(run=run, result=None, data=data, error=outcome)
-
-
-def _runs(plan: Plan) -> list[PlannedRun]:
-    """Those to be tried: the same models on random tokens, which nobody has written yet, tell nothing more."""
-    return [run for stage in plan.stages if stage is not plan.gate_noise for run in stage.runs]
 
 
 def describe_data(config: RunConfig) -> str:
@@ -103,7 +98,8 @@ def describe_data(config: RunConfig) -> str:
 
 def print_checks(plan: Plan) -> int:
     """Dry-run a plan, a line per run and one for the whole. Returns how many failed."""
-    width = max(len(run.name) for run in _runs(plan))
+    runs = plan.runs_on_data
+    width = max(len(run.name) for run in runs)
     failed = 0
     disk = flops = memory = 0.0
     data: dict[str, None] = {}
@@ -123,7 +119,7 @@ def print_checks(plan: Plan) -> int:
     for line in (*precision_notes(plan), *schedule_notes(plan), *slurm_notes(plan)):
         print(f"note: {line}")
     print(
-        f"{len(_runs(plan))} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
+        f"{len(runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
         f"at most about {decimal(memory, 1)} GiB of GPU memory",
         flush=True,
     )
@@ -132,7 +128,7 @@ def print_checks(plan: Plan) -> int:
 
 def precision_notes(plan: Plan) -> list[str]:
     """What is to be said of runs whose precision does not fit the device that they would have here."""
-    asked = dict.fromkeys((run.config.train.device, run.config.train.dtype) for run in _runs(plan))
+    asked = dict.fromkeys((run.config.train.device, run.config.train.dtype) for run in plan.all_runs)
     # A device that is named and not here will be where the runs are trained.
     here = {device: select_device(device) for device, _ in asked if device in ("auto", "cpu")}
     notes = (slow_precision(here[device], dtype) for device, dtype in asked if device in here)
@@ -141,7 +137,7 @@ def precision_notes(plan: Plan) -> list[str]:
 
 def schedule_notes(plan: Plan) -> list[str]:
     """What is to be said of runs that would end in their warm-up: they train, at less than LEARNING_RATE."""
-    lengths = dict.fromkeys((run.config.optimizer.warmup_iters, run.config.train.max_iters) for run in _runs(plan))
+    lengths = dict.fromkeys((run.config.optimizer.warmup_iters, run.config.train.max_iters) for run in plan.all_runs)
     return [
         f"WARMUP_ITERS={warmup} is more than MAX_ITERS={iters}: the run ends in its warm-up, below LEARNING_RATE"
         for warmup, iters in lengths

@@ -58,21 +58,23 @@ def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
     """Try out each arm of what is not done, one after another. Nothing of it stays but what was compiled."""
     results = plan.runs[0].results_dir
     results.mkdir(parents=True, exist_ok=True)
-    open_runs: dict[str, list[PlannedRun]] = {run.step: [] for run in plan.all_runs}
+    arms: dict[str, list[PlannedRun]] = {}
     for run in plan.all_runs:
-        if not run.is_done:
-            open_runs[run.step].append(run)
+        arms.setdefault(run.step, []).append(run)
     tried: dict[str, _Tried | str] = {}
     # Beside the experiments, so that the trials find the runs' compiled code, and the runs the trials'.
     with tempfile.TemporaryDirectory(prefix=".estimate-", dir=results) as folder:
-        for step, runs in filter(lambda arm: arm[1], open_runs.items()):
+        for step, runs in arms.items():
+            left = [run for run in runs if not run.is_done]
+            if not left:
+                continue
             trial = _trial(runs[0], Path(folder))
             # Arms that differ in their length, or in the optimizer's settings, cost the same.
             alike = repr((trial.config.model, trial.config.data, replace(trial.config.train, seed=0)))
             if alike not in tried:
                 tried[alike] = _try(trial, Path(folder))
             of = tried[alike]
-            yield Failure(step=step, reason=of) if isinstance(of, str) else _estimate(runs, of)
+            yield Failure(step=step, reason=of) if isinstance(of, str) else _estimate(left, of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +222,7 @@ def print_estimates(plan: Plan) -> int:
         return 0
     arms = {run.step for run in plan.all_runs if not run.is_done}
     print(f"{STEPS} steps of each of {len(arms)} arms", flush=True)
-    for config in dict.fromkeys(run.config.data for run in plan.all_runs):
+    for config in dict.fromkeys(run.config.data for run in plan.runs_on_data):
         ready, message = dataset_status(config)
         if not ready:
             print(f"data: {message}; until then, random tokens", flush=True)

@@ -64,11 +64,11 @@ def test_a_run_takes_its_parts() -> None:
 def test_every_arm_is_tried_and_counted_without_what_is_done(tmp_path: Path) -> None:
     done = planned(tmp_path, ABLATION_SEEDS="1", RA_MLA_ABLATION_STEPS="1")
     assert run_plan(done) == 0
-    plan = planned(tmp_path)
+    plan = planned(tmp_path, STUDY_GATE_NOISE="1")
     before = sorted(plan.directory.parent.rglob("*"))
     outcomes = list(estimate_plan(plan))
     assert all(isinstance(outcome, Estimate) for outcome in outcomes)
-    assert [(outcome.step, outcome.runs) for outcome in outcomes] == [("baseline", 1), ("ra-v5-eager", 2)]
+    assert [(outcome.step, outcome.runs) for outcome in outcomes] == [("baseline", 1), ("ra-v5-eager", 3)]
     for outcome in outcomes:
         assert isinstance(outcome, Estimate)
         assert outcome.run_s > plan.runs[0].config.train.max_iters * outcome.ms_per_step / 1000 > 0
