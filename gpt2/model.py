@@ -191,15 +191,17 @@ class GPT(nn.Module):
     def gates(self) -> dict[str, Tensor]:
         """Per-head gates by name, stacked over layers, [n_layer, n_head]; empty where the variant has none.
 
-        Gates that are more than a number per head (a discoverability bias) are left out.
+        Of gates that are more than a number per head there is what the variant says (`gates_per_head`), if anything.
         """
-        layers = self.attention
-        gates = {name: [getattr(attn, name) for attn in layers] for name in getattr(layers[0], "GATES", ())}
-        return {
-            name: torch.stack([g.detach() for g in per_layer])
-            for name, per_layer in gates.items()
-            if per_layer[0] is not None and per_layer[0].dim() == 1
-        }
+        layers = [_gates_per_head(attn) for attn in self.attention]
+        return {name: torch.stack([gates[name].detach() for gates in layers]) for name in layers[0]}
+
+
+def _gates_per_head(attention: Any) -> dict[str, Tensor]:
+    """What is logged of a layer's gates, [n_head] each."""
+    gates = {name: getattr(attention, name) for name in getattr(attention, "GATES", ())}
+    plain = {name: gate for name, gate in gates.items() if gate is not None and gate.dim() == 1}
+    return plain | (attention.gates_per_head() if hasattr(attention, "gates_per_head") else {})
 
 
 @contextmanager

@@ -6,7 +6,8 @@ it returns
 - maps x [B, T, C] to [B, T, C]: `forward(x, cache=None)`, where `cache` is a `LayerCache` that holds earlier positions;
   a variant that takes no cache trains like any other, and cannot generate;
 - may name in a class attribute `GATES` its parameters that are a few numbers per head: these get a learning rate of
-  their own and no weight decay, and those of shape [n_head] are logged per layer and head;
+  their own and no weight decay, and those of shape [n_head] are logged per layer and head. Of wider ones it may say
+  by a method `gates_per_head()` what is: numbers [n_head] by name;
 - may ask by a class attribute `CARRIES = True` for what the layer before it hands on: `forward(x, cache=None,
   carried=None)` then returns its output and what the next layer gets as `carried`, which in the first layer is None;
 - may say in an attribute `window` how many positions a query looks at, where that is not all before it

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.ra_ultimate_v5 import UltimateRAv5, convert_qkv_to_ra_v5
+from gpt2.attention.ra_ultimate_v5 import UltimateRAv5, convert_qkv_to_ra_v5, initial_w_rec
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_atomic
 from gpt2.config import GPTConfig
@@ -223,10 +223,9 @@ def _rows(attn: CausalSelfAttention) -> Tensor:
 
 def _with_gates(config: GPTConfig, weights: dict[str, Tensor]) -> GPT:
     """A model with gates where the fold changes nothing."""
-    assert config.ra_v5_gate_init is not None
     for i in range(config.n_layer):
         weights[f"transformer.h.{i}.attn.w_std"] = torch.ones(config.n_head)
-        weights[f"transformer.h.{i}.attn.w_rec"] = torch.full((config.n_head,), config.ra_v5_gate_init)
+        weights[f"transformer.h.{i}.attn.w_rec"] = initial_w_rec(config.ra_v5_fold, config.n_head, config.ra_v5_R)
     return _model(config, weights)
 
 

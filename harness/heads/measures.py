@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpt2.base.errors import UserError
+from gpt2.idle import RA_V5_AT_REST
 from gpt2.machine.sdpa import Watched
 from gpt2.model import GPT
 
@@ -251,10 +252,11 @@ def _deviations(scores: Tensor, pairs: Tensor, dim: int | tuple[int, int]) -> Te
 def _gates(model: GPT) -> list[Measure]:
     """The gates, [n_layer, n_head] each."""
     # Where the fold is the baseline: docs/ra-v5.md.
-    centres = {"w_std": 1.0, "w_rec": 1.0 if model.config.ra_v5_fold == "direct" else 0.0}
+    centres = {"w_std": 1.0, "w_rec": RA_V5_AT_REST[model.config.ra_v5_fold], "w_rec_rms": 0.0}
     meanings = {
         "w_std": "Gate on the queries: the head's inverse temperature.",
         "w_rec": "Gate on the low slot: how far queries and keys are exchanged there.",
+        "w_rec_rms": "Size of w_rec, root mean square over the low slot's dimensions: |g| where it is g in each.",
     }
     return [
         Measure(

@@ -41,7 +41,7 @@ def test_outside_ablation_mode_the_configuration_itself_is_run() -> None:
 
 
 def test_arms_differ_in_nothing_but_their_step() -> None:
-    made = plan(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS="1-18", ABLATION_SEEDS="1")
+    made = plan(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS="1-21", ABLATION_SEEDS="1")
     baseline = made.runs[0].config.identity()
     own = {"ATTENTION", "COMPILE", "COMPILE_MODE"}
     for run in made.runs:
