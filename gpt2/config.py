@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt2 import layers
 from gpt2.base.settings import check, check_path, named_paths, setting
 from gpt2.idle import (
     RA_V5_AT_REST,
@@ -82,6 +83,10 @@ class GPTConfig:
     attention: str = setting("baseline", "ATTENTION_", choice=True)
     """The attention variant: "baseline", "ra_v5", "mla", "ra_mla", or the name of a module in gpt2/."""
 
+    attention_layers: str = setting("", layers.SYMBOL, optional=True)
+    """The layers that have this attention, such as "0-2" or "0+2" (gpt2/layers.py); the others have the baseline's.
+    Empty: all. After construction it is so too where all are named, and where the attention is the baseline's."""
+
     attention_options: Mapping[str, bool | int | str] = field(default_factory=dict)
     """Settings of a variant this class has no field for: symbol FOO_X of variant `foo` is option "x"."""
 
@@ -121,6 +126,10 @@ class GPTConfig:
             object.__setattr__(self, "ra_v5_gate_init", RA_V5_AT_REST.get(self.ra_v5_fold))
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        if self.attention_layers:
+            named = layers.parse_layers(self.attention_layers, self.n_layer)
+            some = self.attention != "baseline" and len(named) < self.n_layer
+            object.__setattr__(self, "attention_layers", layers.layers_text(named) if some else "")
         check(0 <= self.dropout < 1, "DROPOUT", self.dropout, "must be from 0 to below 1")
         check(
             self.n_embd % self.n_head == 0,
@@ -156,6 +165,20 @@ class GPTConfig:
     def head_dim(self) -> int:
         """Width of a head, D."""
         return self.n_embd // self.n_head
+
+    def has_attention(self, layer: int) -> bool:
+        """Whether a layer has `attention`; else it has the baseline's."""
+        return not self.attention_layers or layer in layers.parse_layers(self.attention_layers, self.n_layer)
+
+    def of_layer(self, layer: int) -> GPTConfig:
+        """What a layer is built by: this, or the same with the baseline's attention."""
+        if self.has_attention(layer):
+            return self
+        return dataclasses.replace(self, attention="baseline", use_ra_v5=False)
+
+    def shortened(self, n_layer: int) -> GPTConfig:
+        """The same with fewer layers, of which all have `attention`."""
+        return dataclasses.replace(self, n_layer=n_layer, attention_layers="")
 
 
 def flops_per_token(params: int, *, n_embd: int, block_size: int, positions: int) -> int:

@@ -186,9 +186,9 @@ def _seed_result(seed: int, run: RunRecord, reference: RunRecord | None, noise: 
 
 
 def _w_rec(run: RunRecord) -> tuple[float, ...] | None:
-    """Of every head, layer by layer, at the end; None where there is no such gate."""
+    """Of every head that has one, layer by layer, at the end; None where there is no such gate."""
     gate = ((run.summary or {}).get("gates") or {}).get(GATE)
-    return None if gate is None else tuple(w for layer in gate for w in layer)
+    return None if gate is None else tuple(w for layer in gate for w in layer if w is not None)
 
 
 def _loss(run: RunRecord) -> float | None:

@@ -203,7 +203,7 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
 
 def _top_heads(by: Measure, heads: Heads) -> Table:
     """The first heads by a measure, with every measure of theirs."""
-    title = f"highest {by.title} (median {decimal(float(np.median(by.values)), 3)})"
+    title = f"highest {by.title} (median {decimal(float(np.nanmedian(by.values)), 3)})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("layer", "head", *(measure.title for measure in heads.measures)):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))  # wrapped between words

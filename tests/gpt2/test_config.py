@@ -151,6 +151,18 @@ def test_what_changes_numbers_changes_the_run(settings: dict[str, str]) -> None:
     assert not same_run(config(), config(**settings))
 
 
+def test_layers_make_another_run_where_they_are_not_all() -> None:
+    arm = {"ATTENTION_ROPE": "y", "MODEL_CUSTOM": "y", "N_LAYER": "4", "N_EMBD": "384"}
+    whole, placed = config(**arm), config(**arm, ATTENTION_LAYERS="0-1")
+    assert "ATTENTION_LAYERS" not in whole.identity(), "as it was before there was the setting"
+    assert placed.identity() == whole.identity() | {"ATTENTION_LAYERS": "0-1"}
+    assert same_run(placed, config(**arm, ATTENTION_LAYERS="1+0"))
+    assert same_run(whole, config(**arm, ATTENTION_LAYERS="0-3"))
+    assert identity_differences(placed.identity(), whole.identity()) == ["ATTENTION_LAYERS"]
+    assert identity_differences(whole.identity(), placed.identity()) == ["ATTENTION_LAYERS"]
+    assert GPTConfig(attention_layers="0").attention_layers == ""
+
+
 def test_settings_of_an_arm_count_in_that_arm() -> None:
     arm = {"ATTENTION_RA_V5": "y"}
     assert not same_run(config(**arm), config(**arm, RA_V5_R="8"))

@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ra_v5-matrix": {"attention": "ra_v5", "ra_v5_fold": "matrix"},
     "ra_v5-lerp-d_bias": {"attention": "ra_v5", "ra_v5_d_bias": True},
     "ra_v5-direct-d_bias": {"attention": "ra_v5", "ra_v5_fold": "direct", "ra_v5_d_bias": True},
+    "ra_v5-layer1": {"attention": "ra_v5", "attention_layers": "1"},
     "mla": {"attention": "mla"},
     "ra_mla": {"attention": "ra_mla"},
     "rope": {"attention": "rope", "attention_options": {"base": 100}},
