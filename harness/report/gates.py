@@ -87,6 +87,14 @@ def _not_from_the_start(courses: Sequence[GateCourse]) -> str:
     return f" Gates at step 0 were not logged by {', '.join(late)}." * bool(late)
 
 
+def _of_forms(courses: Sequence[GateCourse]) -> str:
+    """For the caption: what is shown of gates that are not a number in each head."""
+    size = " w_rec_rms is the root mean square of a w_rec that is more than a number per head."
+    some = " Layers that have the baseline's attention have no gates."
+    placed = any(len(layers) < course.n_layer for course in courses for layers in course.layers.values())
+    return size * ("w_rec_rms" in _gate_names(courses)) + some * placed
+
+
 BAND = (0.1, 0.9)
 """Quantiles of heads between which bands run."""
 
@@ -115,6 +123,7 @@ def final_gates(experiment: Experiment) -> Sketch | None:
     names = _gate_names(courses)
     figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * len(courses)))
     panels = figure.subplots(len(courses), len(names), squeeze=False)
+    width = 68 // max(2, len(names))
     for column, name in enumerate(names):
         last = {c.arm.step: c.last(name) for c in courses if name in c.gates}
         moved = [np.abs(last[c.arm.step] - c.first(name))[c.layers[name]].max() for c in courses if name in c.gates]
@@ -132,7 +141,7 @@ def final_gates(experiment: Experiment) -> Sketch | None:
                 layers, heads = np.nonzero(np.abs(shown - centre) > _reach_of_noise(on_noise, name))
                 axes.plot(heads, layers, "o", color="black", markersize=2.8, markeredgecolor="white")
             integer_ticks(axes, shown.shape)
-            axes.set_title(f"{short(course.arm.title, 34)}: {name}")
+            axes.set_title(f"{short(course.arm.title, width)}: {name}")
             axes.set_xlabel("head")
             axes.set_ylabel("layer")
             bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
@@ -142,7 +151,7 @@ def final_gates(experiment: Experiment) -> Sketch | None:
         title="Gates by layer and head",
         caption="The gates at the last step that all seeds logged, mean over the seeds. White is their mean at the "
         "first, step 0; the colours of one gate span the same distance in every arm. "
-        f"{averaged_over(courses)}{_not_from_the_start(courses)}{_MARKED * bool(noise)}",
+        f"{averaged_over(courses)}{_not_from_the_start(courses)}{_MARKED * bool(noise)}{_of_forms(courses)}",
         figure=figure,
     )
 
@@ -197,8 +206,8 @@ def gates_over_training(experiment: Experiment) -> Sketch | None:
         caption="Thick: mean over all heads, layers and seeds. Band: from the 10 % to the 90 % quantile of the heads. "
         "Thin: mean of each layer. Dotted: their mean at step 0, where they started. "
         f"{averaged_over(courses)}{_not_from_the_start(courses)}"
-        + " Grey: the same band of the same arm trained on random tokens, which teach nothing."
-        * bool(noise),
+        + " Grey: the same band of the same arm trained on random tokens, which teach nothing." * bool(noise)
+        + _of_forms(courses),
         figure=figure,
     )
 

@@ -1,4 +1,4 @@
-"""Arms in some of the layers: the text that names them, and that every arm is itself there and the baseline elsewhere."""
+"""Arms in some of the layers: the text that names them; and there is the arm itself, and elsewhere the baseline."""
 
 from __future__ import annotations
 
