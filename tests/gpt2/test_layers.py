@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,10 +12,13 @@ from hypothesis import strategies as st
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.base.settings import SettingError
 from gpt2.config import GPTConfig, OptimizerConfig
-from gpt2.exchange.convert import to_baseline
+from gpt2.dotconfig import parse_assignments, resolve
+from gpt2.exchange.convert import run_settings, to_baseline
 from gpt2.layers import layers_text, parse_layers
 from gpt2.model import GPT
 from gpt2.optimizer import make_optimizer
+from gpt2.run.load import load_weights
+from gpt2.symbols import run_config
 from tests.gpt2.variants import VARIANTS, small_config, small_model
 
 ARMS = [variant for variant in VARIANTS if variant != "baseline"]
@@ -93,6 +98,16 @@ def test_a_model_that_has_ra_v5_in_some_layers_folds_to_the_baseline(variant: st
     folded = to_baseline(ours)
     assert folded.config == small_config("baseline", n_layer=3, **fold_settings(ours))
     torch.testing.assert_close(folded(tokens())[0], ours(tokens())[0], rtol=0, atol=1e-5)
+
+
+def test_a_run_that_goes_on_from_such_a_model_has_its_layers() -> None:
+    model = placed("ra_v5-matrix", "1-2")
+    data = 'CONFIG_DATASET_BIN=y\nCONFIG_DATASET_BIN_DIR="data"\nCONFIG_VOCAB_SIZE=64'
+    lines = "\n".join([*run_settings(model, Path("model.pt")), data])
+    config = run_config(resolve(parse_assignments(lines, "printed")).symbols).model
+    assert (config.attention_layers, config.ra_v5_fold) == ("1-2", "matrix")
+    baseline = {"model": small_model("baseline", n_layer=3).state_dict()}
+    load_weights(GPT(config, seed=1), baseline, origin="a baseline", new_gates=True)
 
 
 def fold_settings(model: GPT) -> dict[str, object]:

@@ -489,7 +489,7 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
 # The command
 
 
-@pytest.mark.parametrize("target", ["ra_v5", "ra_v5 --fold direct", "ra_mla", "baseline"])
+@pytest.mark.parametrize("target", ["ra_v5", "ra_v5 --fold direct", "ra_v5 --fold matrix", "ra_mla", "baseline"])
 @pytest.mark.parametrize("vocab_size", [64, 100])
 def test_a_run_starts_from_what_is_printed(
     tmp_path: Path,
