@@ -31,7 +31,7 @@ from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment, Resolved
 from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan
-from harness.evidence.gate_noise import noise_of, superiority
+from harness.evidence.gate_noise import noise_of, of_heads, superiority
 from harness.evidence.paired import MIN_SEEDS, paired_test
 from harness.evidence.store import Experiment, RunRecord
 
@@ -188,7 +188,7 @@ def _seed_result(seed: int, run: RunRecord, reference: RunRecord | None, noise: 
 def _w_rec(run: RunRecord) -> tuple[float, ...] | None:
     """Of every head that has one, layer by layer, at the end; None where there is no such gate."""
     gate = ((run.summary or {}).get("gates") or {}).get(GATE)
-    return None if gate is None else tuple(w for layer in gate for w in layer if w is not None)
+    return None if gate is None else of_heads(gate)
 
 
 def _loss(run: RunRecord) -> float | None:
