@@ -16,8 +16,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt2 import layers
 from gpt2.base.settings import check, check_path, named_paths, setting
-from gpt2.idle import Identity, all_warm_up, autocasts, gates_held, never_decays, plain_low_slot
+from gpt2.idle import (
+    RA_V5_AT_REST,
+    Identity,
+    all_warm_up,
+    autocasts,
+    gates_held,
+    keys_unmixed,
+    never_decays,
+    plain_low_slot,
+)
 
 BUILT_IN = ("baseline", "ra_v5", "mla", "ra_mla")
 """The variants whose settings `GPTConfig` has fields for."""
@@ -73,6 +83,10 @@ class GPTConfig:
     attention: str = setting("baseline", "ATTENTION_", choice=True)
     """The attention variant: "baseline", "ra_v5", "mla", "ra_mla", or the name of a module in gpt2/."""
 
+    attention_layers: str = setting("", layers.SYMBOL, optional=True)
+    """The layers that have this attention, such as "0-2" or "0+2" (gpt2/layers.py); the others have the baseline's.
+    Empty: all. After construction it is so too where all are named, and where the attention is the baseline's."""
+
     attention_options: Mapping[str, bool | int | str] = field(default_factory=dict)
     """Settings of a variant this class has no field for: symbol FOO_X of variant `foo` is option "x"."""
 
@@ -86,11 +100,11 @@ class GPTConfig:
     """Whether `GPT` compiles each RA v5 attention module when it is first used, as in the seed. A run's `.config` asks
     for compilation by TrainConfig.compile instead, which covers every variant, and sets this to False."""
 
-    ra_v5_fold: str = setting("lerp", "RA_V5_FOLD_", choice=True, only_if=_has_ra)
-    """"lerp" or "direct"; docs/ra-v5.md."""
+    ra_v5_fold: str = setting("lerp", "RA_V5_FOLD_", choice=True, only_if=_has_ra, idle_if=keys_unmixed)
+    """"lerp", "direct", "lerp_dims", "lerp_keys" or "matrix"; docs/ra-v5.md."""
 
     ra_v5_gate_init: float | None = setting(None, "RA_V5_GATE_INIT", only_if=_has_ra)
-    """Initial w_rec. None: where the fold is the baseline (lerp 0, direct 1)."""
+    """Initial w_rec, of the matrix fold its diagonal. None: where the fold is the baseline (direct 1, others 0)."""
 
     ra_v5_learn_w_std: bool = setting(True, "RA_V5_LEARN_W_STD", only_if=_has_ra)
     """Whether w_std is learned or held at 1."""
@@ -109,9 +123,13 @@ class GPTConfig:
             object.__setattr__(self, "attention", "ra_v5")
         object.__setattr__(self, "use_ra_v5", self.attention == "ra_v5")
         if self.ra_v5_gate_init is None:
-            object.__setattr__(self, "ra_v5_gate_init", 1.0 if self.ra_v5_fold == "direct" else 0.0)
+            object.__setattr__(self, "ra_v5_gate_init", RA_V5_AT_REST.get(self.ra_v5_fold))
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        if self.attention_layers:
+            named = layers.parse_layers(self.attention_layers, self.n_layer)
+            some = self.attention != "baseline" and len(named) < self.n_layer
+            object.__setattr__(self, "attention_layers", layers.layers_text(named) if some else "")
         check(0 <= self.dropout < 1, "DROPOUT", self.dropout, "must be from 0 to below 1")
         check(
             self.n_embd % self.n_head == 0,
@@ -126,11 +144,12 @@ class GPTConfig:
                 self.ra_v5_R,
                 f"must be from 1 to {self.head_dim - 1}: a head is N_EMBD / N_HEAD = {self.head_dim} wide",
             )
-            check(self.ra_v5_fold in ("lerp", "direct"), "RA_V5_FOLD", self.ra_v5_fold, "is lerp or direct")
+            folds = RA_V5_AT_REST
+            check(self.ra_v5_fold in folds, "RA_V5_FOLD", self.ra_v5_fold, f"is not one of {', '.join(folds)}")
             check(
-                not (self.attention == "ra_mla" and self.ra_v5_fold == "direct"),
+                self.attention != "ra_mla" or self.ra_v5_fold == "lerp",
                 "RA_V5_FOLD",
-                "direct",
+                self.ra_v5_fold,
                 "RA + MLA has the lerp fold only",
             )
             check(
@@ -146,6 +165,20 @@ class GPTConfig:
     def head_dim(self) -> int:
         """Width of a head, D."""
         return self.n_embd // self.n_head
+
+    def has_attention(self, layer: int) -> bool:
+        """Whether a layer has `attention`; else it has the baseline's."""
+        return not self.attention_layers or layer in layers.parse_layers(self.attention_layers, self.n_layer)
+
+    def of_layer(self, layer: int) -> GPTConfig:
+        """What a layer is built by: this, or the same with the baseline's attention."""
+        if self.has_attention(layer):
+            return self
+        return dataclasses.replace(self, attention="baseline", use_ra_v5=False)
+
+    def shortened(self, n_layer: int) -> GPTConfig:
+        """The same with fewer layers, of which all have `attention`."""
+        return dataclasses.replace(self, n_layer=n_layer, attention_layers="")
 
 
 def flops_per_token(params: int, *, n_embd: int, block_size: int, positions: int) -> int:

@@ -11,6 +11,9 @@ from typing import Any
 Identity = Mapping[str, Any]
 """Symbol -> value for every setting that affects a run's numbers; of a choice, its prefix -> the member."""
 
+RA_V5_AT_REST = {"lerp": 0.0, "direct": 1.0, "lerp_dims": 0.0, "lerp_keys": 0.0, "matrix": 0.0}
+"""The folds of RA v5, and the w_rec at which each is the baseline on the same rows; docs/ra-v5.md."""
+
 
 def autocasts(run: Identity) -> bool:
     """Whether matrix products are not float32, so that TF32 has none to round."""
@@ -33,11 +36,18 @@ def gates_held(run: Identity) -> bool:
     return run["ATTENTION"] in ("ra_v5", "ra_mla") and not any(run[symbol] for symbol in learning)
 
 
+def keys_unmixed(run: Identity) -> bool:
+    """Whether keys alone are mixed, by a w_rec that is held at rest: the lerp fold held there is the same."""
+    at_rest = not run["RA_V5_LEARN_W_REC"] and run["RA_V5_GATE_INIT"] == RA_V5_AT_REST[run["RA_V5_FOLD"]]
+    return run["RA_V5_FOLD"] == "lerp_keys" and bool(at_rest)
+
+
 def plain_low_slot(run: Identity) -> bool:
     """Whether w_rec is held where the low slot is like the rest of the head, so that its width R is no matter."""
     if run["ATTENTION"] not in ("ra_v5", "ra_mla") or run["RA_V5_LEARN_W_REC"]:
         return False
-    at_rest = run["RA_V5_GATE_INIT"] == (0 if run["RA_V5_FOLD"] == "lerp" else 1)
-    # The lerp fold of weights scales a head by w_std as a whole. Elsewhere the slot is scaled, or rounded, by itself.
-    whole = run["ATTENTION"] == "ra_v5" and run["RA_V5_FOLD"] == "lerp"
+    at_rest = run["RA_V5_GATE_INIT"] == RA_V5_AT_REST[run["RA_V5_FOLD"]]
+    # Folds of weights, but for the direct one, scale a head by w_std as a whole. Elsewhere the slot is scaled, or
+    # rounded, by itself.
+    whole = run["ATTENTION"] == "ra_v5" and run["RA_V5_FOLD"] != "direct"
     return bool(at_rest and (whole or not run["RA_V5_LEARN_W_STD"]))

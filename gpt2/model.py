@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,9 @@ from gpt2.config import GPTConfig, flops_per_token
 from gpt2.loss import at_least_float32, linear_cross_entropy
 from gpt2.machine.compilation import compile_attention
 from gpt2.machine.device import autocast_dtype
+
+GateRecords = dict[str, list[list[float | None]]]
+"""By name, a list per layer of a number per head."""
 
 
 class LayerNorm(nn.LayerNorm):
@@ -78,7 +81,7 @@ class Transformer(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.h = nn.ModuleList(Block(config.of_layer(layer)) for layer in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, config.bias)
 
 
@@ -191,15 +194,33 @@ class GPT(nn.Module):
     def gates(self) -> dict[str, Tensor]:
         """Per-head gates by name, stacked over layers, [n_layer, n_head]; empty where the variant has none.
 
-        Gates that are more than a number per head (a discoverability bias) are left out.
+        Of gates that are more than a number per head there is what the variant says (`gates_per_head`), if anything. In
+        layers that have another attention they are NaN.
         """
-        layers = self.attention
-        gates = {name: [getattr(attn, name) for attn in layers] for name in getattr(layers[0], "GATES", ())}
+        layers = [_gates_per_head(attn) for attn in self.attention]
+        without = {name: torch.full_like(gate, math.nan) for gates in layers for name, gate in gates.items()}
         return {
-            name: torch.stack([g.detach() for g in per_layer])
-            for name, per_layer in gates.items()
-            if per_layer[0] is not None and per_layer[0].dim() == 1
+            name: torch.stack([gates.get(name, elsewhere).detach() for gates in layers])
+            for name, elsewhere in without.items()
         }
+
+    def gate_records(self, whole: Callable[[Tensor], Tensor] = lambda gate: gate) -> GateRecords:
+        """The gates as records have them: by name, a list per layer, of None where the layer has another attention.
+
+        `whole` makes a whole tensor of one that processes share.
+        """
+        gates = {name: whole(gate).tolist() for name, gate in self.gates().items()}
+        return {
+            name: [row if self.config.has_attention(i) else [None] * len(row) for i, row in enumerate(rows)]
+            for name, rows in gates.items()
+        }
+
+
+def _gates_per_head(attention: Any) -> dict[str, Tensor]:
+    """What is logged of a layer's gates, [n_head] each."""
+    gates = {name: getattr(attention, name) for name in getattr(attention, "GATES", ())}
+    plain = {name: gate for name, gate in gates.items() if gate is not None and gate.dim() == 1}
+    return plain | (attention.gates_per_head() if hasattr(attention, "gates_per_head") else {})
 
 
 @contextmanager

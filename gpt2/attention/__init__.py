@@ -6,9 +6,11 @@ it returns
 - maps x [B, T, C] to [B, T, C]: `forward(x, cache=None)`, where `cache` is a `LayerCache` that holds earlier positions;
   a variant that takes no cache trains like any other, and cannot generate;
 - may name in a class attribute `GATES` its parameters that are a few numbers per head: these get a learning rate of
-  their own and no weight decay, and those of shape [n_head] are logged per layer and head;
+  their own and no weight decay, and those of shape [n_head] are logged per layer and head. Of wider ones it may say
+  by a method `gates_per_head()` what is: numbers [n_head] by name;
 - may ask by a class attribute `CARRIES = True` for what the layer before it hands on: `forward(x, cache=None,
-  carried=None)` then returns its output and what the next layer gets as `carried`, which in the first layer is None;
+  carried=None)` then returns its output and what the next layer gets as `carried`, which in the first layer that has
+  the variant is None;
 - may say in an attribute `window` how many positions a query looks at, where that is not all before it
   (`GPT.flops_per_token`).
 
@@ -31,7 +33,10 @@ _MODULES = {"ra_v5": "ra_ultimate_v5"}
 
 
 def build_attention(config: GPTConfig) -> nn.Module:
-    """One layer's attention of the variant that `config.attention` names. UserError if there is no such variant."""
+    """One layer's attention of the variant that `config.attention` names, whichever layers have it (`of_layer`).
+
+    UserError if there is no such variant.
+    """
     name = f"{__name__}.{_MODULES.get(config.attention, config.attention)}"
     where = f"ATTENTION_{shown(config.attention.upper())}=y: "
     # The name may come from somebody's file: "../../x" and "a.b" are none of a module here.

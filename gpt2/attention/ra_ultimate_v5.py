@@ -10,12 +10,15 @@ the projection (lerp fold):
 
 The projection is linear, so mixing queries and keys is mixing the rows that make them. After the fold there is one
 matrix product and one SDPA call of width D, as in the baseline; and a trained layer, folded once, *is* a standard
-attention layer. The derivations are in docs/ra-v5.md.
+attention layer. So is every other fold of FOLDS: a gate a dimension, keys alone, a matrix for g, free rows. The
+derivations are in docs/ra-v5.md.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +28,11 @@ from gpt2 import kernels
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.shared import LayerCache, causal_attention, merge_heads
 from gpt2.config import GPTConfig
+from gpt2.idle import RA_V5_AT_REST
 from gpt2.machine.device import autocast_dtype
 
 if kernels.HAS_TRITON:
     from gpt2.kernels.fold import fold_cast
-
-Fold = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(rows [3C, K] of [Q|K|V], w_std [H], w_rec [H], R) -> rows [3C, K] that emit [Qf|Kf|V]."""
 
 
 def build(config: GPTConfig) -> UltimateRAv5:
@@ -51,17 +52,51 @@ def build(config: GPTConfig) -> UltimateRAv5:
     )
 
 
-def fold_lerp(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
-    """The lerp fold. w_rec = 0, w_std = 1 leaves the rows as they are; w_rec = 1 swaps q_low and k_low exactly."""
+def _with_low_slot(
+    rows: Tensor, w_std: Tensor, R: int, mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Rows [3C, K] with those of the low slots, q_low and k_low [H, R, K], as `mix` makes them, and queries scaled."""
     q, k, v = rows.unflatten(0, (3, w_std.numel(), -1))
     D = q.size(1)
     q_std, q_low = q.split([D - R, R], dim=1)
     k_std, k_low = k.split([D - R, R], dim=1)
-    g = w_rec.view(-1, 1, 1)
-    # torch.lerp is exact at both ends, which (1 - g) a + g b is too but a + g (b - a) is not.
-    qf = w_std.view(-1, 1, 1) * torch.cat([q_std, torch.lerp(q_low, k_low, g)], dim=1)
-    kf = torch.cat([k_std, torch.lerp(k_low, q_low, g)], dim=1)
+    qf_low, kf_low = mix(q_low, k_low)
+    qf = w_std.view(-1, 1, 1) * torch.cat([q_std, qf_low], dim=1)
+    kf = torch.cat([k_std, kf_low], dim=1)
     return torch.stack([qf, kf, v]).view_as(rows)
+
+
+# torch.lerp is exact at both ends, which (1 - g) a + g b is too but a + g (b - a) is not.
+
+
+def fold_lerp(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
+    """The lerp fold, with a gate a head, w_rec [H], or a dimension, [H, R].
+
+    w_rec = 0, w_std = 1 leaves the rows as they are; w_rec = 1 swaps q_low and k_low exactly.
+    """
+    g = w_rec.view(len(w_rec), -1, 1)
+    return _with_low_slot(rows, w_std, R, lambda q, k: (torch.lerp(q, k, g), torch.lerp(k, q, g)))
+
+
+def fold_lerp_keys(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
+    """The lerp fold of keys alone, w_rec [H]: Kf_low = (1 - g) k_low + g q_low, and queries stay."""
+    g = w_rec.view(-1, 1, 1)
+    return _with_low_slot(rows, w_std, R, lambda q, k: (q, torch.lerp(k, q, g)))
+
+
+def fold_matrix(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
+    """The lerp fold with a matrix M = w_rec [H, R, R] for g: Qf_low = q + M (k - q), Kf_low = k + M (q - k).
+
+    M = 0, w_std = 1 leaves the rows as they are; M = g I is the lerp, up to rounding.
+    """
+
+    def mix(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        # Autocast would make this product in half precision, before the one rounding that the fold leaves to its end.
+        with torch.autocast(rows.device.type, enabled=False):
+            change = w_rec @ (k - q)
+        return q + change, k - change
+
+    return _with_low_slot(rows, w_std, R, mix)
 
 
 def fold_direct(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
@@ -72,27 +107,55 @@ def fold_direct(rows: Tensor, w_std: Tensor, w_rec: Tensor, R: int) -> Tensor:
     return torch.stack([gain.unsqueeze(-1) * qf, kf, v]).view_as(rows)
 
 
-FOLDS: dict[str, Fold] = {"lerp": fold_lerp, "direct": fold_direct}
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """A way to make rows that emit [Qf|Kf|V] of rows that emit [Q|K|V]. Where it changes nothing: RA_V5_AT_REST."""
+
+    rows: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+    """(rows [3C, K], w_std [H], w_rec [H, ...], R) -> folded rows [3C, K]."""
+
+    unit: Callable[[int], Tensor] = lambda R: torch.ones(())
+    """R -> a head's w_rec that is the gate 1; its shape is that of any."""
+
+    in_kernel: bool = False
+    """Whether gpt2/kernels/fold.py has it. On a GPU the others read and write the weights once more."""
+
+
+FOLDS = {
+    "lerp": Fold(rows=fold_lerp, in_kernel=True),
+    "direct": Fold(rows=fold_direct, in_kernel=True),
+    "lerp_dims": Fold(rows=fold_lerp, unit=torch.ones),
+    "lerp_keys": Fold(rows=fold_lerp_keys),
+    "matrix": Fold(rows=fold_matrix, unit=torch.eye),
+}
+
+
+def initial_w_rec(fold: str, n_head: int, R: int, gate_init: float | None = None) -> Tensor:
+    """w_rec [n_head, ...] of a fold, each head's at the gate `gate_init`; None takes where it is the baseline."""
+    value = RA_V5_AT_REST[fold] if gate_init is None else gate_init
+    return torch.stack([value * FOLDS[fold].unit(R)] * n_head)
 
 
 def fold_in_torch(
     fold: Fold, weight: Tensor, bias: Tensor | None, w_std: Tensor, w_rec: Tensor, R: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
     """Weight [3C, C] and bias [3C] folded and cast, without a kernel of ours. The bias is folded as one more column."""
-    folded = fold(weight, w_std, w_rec, R).to(dtype)
+    folded = fold.rows(weight, w_std, w_rec, R).to(dtype)
     if bias is None:
         return folded, None
-    return folded, fold(bias.unsqueeze(1), w_std, w_rec, R).squeeze(1).to(dtype)
+    return folded, fold.rows(bias.unsqueeze(1), w_std, w_rec, R).squeeze(1).to(dtype)
 
 
 class UltimateRAv5(CausalSelfAttention):
     """Reciprocal attention at the cost of the baseline.
 
-    n_embd, n_head, block_size: as in GPTConfig. R: width of the low slot, 1 <= R < n_embd / n_head. fold: "lerp" or
-    "direct". gate_init: initial w_rec; None takes the value at which the fold is the baseline (lerp 0, direct 1).
-    learn_w_std, learn_w_rec: False holds a gate at its initial value. d_bias: learn a bias per head and key position.
+    n_embd, n_head, block_size: as in GPTConfig. R: width of the low slot, 1 <= R < n_embd / n_head. fold: one of FOLDS.
+    gate_init: initial w_rec, of the matrix fold its diagonal; None takes the value at which the fold is the baseline
+    (direct 1, others 0). learn_w_std, learn_w_rec: False holds a gate at its initial value. d_bias: learn a bias per
+    head and key position.
 
-    Parameters `w_std`, `w_rec` [n_head], and `d_bias` [n_head, block_size] where asked for. Raises ValueError.
+    Parameters `w_std`, `w_rec` [n_head] (with the fold lerp_dims w_rec is [n_head, R], with matrix [n_head, R, R]), and
+    `d_bias` [n_head, block_size] where asked for. Raises ValueError.
     """
 
     GATES = ("w_std", "w_rec", "d_bias")
@@ -119,10 +182,8 @@ class UltimateRAv5(CausalSelfAttention):
             raise ValueError(f"fold={fold!r} is not one of {', '.join(FOLDS)}")
         self.R = R
         self.fold = fold
-        if gate_init is None:
-            gate_init = 1.0 if fold == "direct" else 0.0
         self.w_std = nn.Parameter(torch.ones(n_head), requires_grad=learn_w_std)
-        self.w_rec = nn.Parameter(torch.full((n_head,), float(gate_init)), requires_grad=learn_w_rec)
+        self.w_rec = nn.Parameter(initial_w_rec(fold, n_head, R, gate_init), requires_grad=learn_w_rec)
         self.d_bias = nn.Parameter(torch.zeros(n_head, block_size)) if d_bias else None
 
     def folded(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
@@ -131,9 +192,17 @@ class UltimateRAv5(CausalSelfAttention):
         In `dtype`, or in that of the parameters. The arithmetic is the parameters' in any case.
         """
         weight, bias, gates = self.c_attn.weight, self.c_attn.bias, (self.w_std, self.w_rec)
-        if kernels.usable(weight.device):
+        fold = FOLDS[self.fold]
+        if fold.in_kernel and kernels.usable(weight.device):
             return fold_cast(weight, bias, *gates, R=self.R, lerp=self.fold == "lerp", dtype=dtype or weight.dtype)
-        return fold_in_torch(FOLDS[self.fold], weight, bias, *gates, self.R, dtype or weight.dtype)
+        return fold_in_torch(fold, weight, bias, *gates, self.R, dtype or weight.dtype)
+
+    def gates_per_head(self) -> dict[str, Tensor]:
+        """`w_rec_rms` [n_head], where w_rec is more than a number per head: |w_rec| / sqrt(R), |g| for M = g I."""
+        if self.w_rec.dim() == 1:
+            return {}
+        norm = torch.linalg.vector_norm(self.w_rec, dim=tuple(range(1, self.w_rec.dim())))
+        return {"w_rec_rms": norm / math.sqrt(self.w_rec.size(1))}
 
     def qkv(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [Qf|Kf|V], [B, T, 3C]. A generation folds once: `cache` keeps what came out."""

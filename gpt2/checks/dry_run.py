@@ -88,7 +88,7 @@ def dry_run(config: RunConfig) -> DryRun:
         bytes_per_token, bytes_per_pass = _kept(config, T, nullcontext())
     dtype = config.train.dtype
     if slow_precision(CPU, dtype):
-        one_layer = dataclasses.replace(config.model, n_layer=1)
+        one_layer = config.model.shortened(1)
         from_scratch = dataclasses.replace(config.train, init_from="")
         _step(dataclasses.replace(config, model=one_layer, train=from_scratch), dtype, T=2)
         dtype = "float32"
@@ -205,8 +205,8 @@ def _model_bytes(config: RunConfig, params: int) -> float:
     if config.train.parallel == "zero1":
         return (8 + average + 8 * share) * params
     with torch.device("meta"):
-        block = sum(p.numel() for p in GPT(config.model, seed=0).blocks[0].parameters())
-    around = params - config.model.n_layer * block
+        blocks = [sum(p.numel() for p in block.parameters()) for block in GPT(config.model, seed=0).blocks]
+    around, block = params - sum(blocks), max(blocks)
     # What is around the blocks is whole, with its gradient, from the forward to the end of the backward pass; of the
     # blocks one is, with its gradient before and after it is shared, and the next one.
     return 16 * share * params + 8 * around + 16 * block

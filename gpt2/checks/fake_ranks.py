@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +17,7 @@ from gpt2.run.parallel import share
 CPU = torch.device("cpu")
 
 BLOCKS = 2
-"""Of the model's, which are all alike: two, for what happens between them."""
+"""Of the model's, taken as all alike: two, for what happens between them."""
 
 
 def step_as_rank(config: RunConfig, dtype: str, T: int) -> None:
@@ -29,7 +28,7 @@ def step_as_rank(config: RunConfig, dtype: str, T: int) -> None:
     """
     from torch.distributed.algorithms.ddp_comm_hooks import debugging_hooks
 
-    few = dataclasses.replace(config.model, n_layer=min(BLOCKS, config.model.n_layer))
+    few = config.model.shortened(min(BLOCKS, config.model.n_layer))
     with _fake_ranks(config.train.processes) as ranks:
         model = GPT(few, seed=config.train.seed)
         model.recomputes_blocks = config.train.activation_checkpointing

@@ -63,6 +63,10 @@ def _with_options(attention: str, **options: int | str) -> Variant:
 VARIANTS = {
     "ra_v5 lerp": Variant(settings={"attention": "ra_v5"}, gates={"w_rec": 0.0}),
     "ra_v5 direct": Variant(settings={"attention": "ra_v5", "ra_v5_fold": "direct"}, gates={"w_rec": 1.0}),
+    "ra_v5 lerp_dims": Variant(settings={"attention": "ra_v5", "ra_v5_fold": "lerp_dims"}, gates={"w_rec": 0.0}),
+    "ra_v5 lerp_keys": Variant(settings={"attention": "ra_v5", "ra_v5_fold": "lerp_keys"}, gates={"w_rec": 0.0}),
+    "ra_v5 matrix": Variant(settings={"attention": "ra_v5", "ra_v5_fold": "matrix"}, gates={"w_rec": 0.0}),
+    "ra_v5 lerp, layer 1": Variant(settings={"attention": "ra_v5", "attention_layers": "1"}, gates={"w_rec": 0.0}),
     "ra_v5 lerp, d_bias": Variant(settings={"attention": "ra_v5", "ra_v5_d_bias": True}, gates={"w_rec": 0.0}),
     "ra_v5 direct, d_bias": Variant(
         settings={"attention": "ra_v5", "ra_v5_fold": "direct", "ra_v5_d_bias": True}, gates={"w_rec": 1.0}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.ra_ultimate_v5 import UltimateRAv5, convert_qkv_to_ra_v5
+from gpt2.attention.ra_ultimate_v5 import UltimateRAv5, convert_qkv_to_ra_v5, initial_w_rec
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_atomic
 from gpt2.config import GPTConfig
@@ -74,7 +74,7 @@ def write_model(model: GPT, path: Path, **about: Any) -> None:
 def run_settings(model: GPT, checkpoint: Path) -> list[str]:
     """Lines of a `.config`: what a run needs to start from a checkpoint of this model, beside data with its tokens."""
     c = model.config
-    settings: dict[str, bool | int] = {
+    settings: dict[str, bool | int | str] = {
         "MODEL_CUSTOM": True,
         "N_LAYER": c.n_layer,
         "N_HEAD": c.n_head,
@@ -89,14 +89,17 @@ def run_settings(model: GPT, checkpoint: Path) -> list[str]:
         settings |= {"RA_V5_R": c.ra_v5_R, f"RA_V5_FOLD_{c.ra_v5_fold.upper()}": True}
     if c.attention in ("mla", "ra_mla"):
         settings["MLA_KV_LATENT_DIM"] = c.mla_kv_latent_dim
-    quoted = str(checkpoint).replace("\\", "\\\\").replace('"', '\\"')
-    lines = [_line(symbol, value) for symbol, value in settings.items()]
-    return [*lines, f'CONFIG_INIT_FROM="{quoted}"']
+    if c.attention_layers:
+        settings["ATTENTION_LAYERS"] = c.attention_layers
+    settings["INIT_FROM"] = str(checkpoint)
+    return [_line(symbol, value) for symbol, value in settings.items()]
 
 
-def _line(symbol: str, value: bool | int) -> str:
+def _line(symbol: str, value: bool | int | str) -> str:
     if value is False:
         return f"# CONFIG_{symbol} is not set"
+    if isinstance(value, str):
+        value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"CONFIG_{symbol}={'y' if value is True else value}"
 
 
@@ -117,7 +120,8 @@ def to_baseline(model: GPT) -> GPT:
         raise UserError("RA_V5_D_BIAS=y: GPT-2 has no bias on its scores, so that this model does not fold to one")
     weights = model.state_dict()
     for prefix, attn in _attention_layers(model):
-        assert isinstance(attn, UltimateRAv5)
+        if not isinstance(attn, UltimateRAv5):  # a layer that has the baseline's
+            continue
         weights[f"{prefix}.c_attn.weight"], bias = attn.folded()
         if bias is not None:
             weights[f"{prefix}.c_attn.bias"] = bias
@@ -223,10 +227,9 @@ def _rows(attn: CausalSelfAttention) -> Tensor:
 
 def _with_gates(config: GPTConfig, weights: dict[str, Tensor]) -> GPT:
     """A model with gates where the fold changes nothing."""
-    assert config.ra_v5_gate_init is not None
-    for i in range(config.n_layer):
+    for i in filter(config.has_attention, range(config.n_layer)):
         weights[f"transformer.h.{i}.attn.w_std"] = torch.ones(config.n_head)
-        weights[f"transformer.h.{i}.attn.w_rec"] = torch.full((config.n_head,), config.ra_v5_gate_init)
+        weights[f"transformer.h.{i}.attn.w_rec"] = initial_w_rec(config.ra_v5_fold, config.n_head, config.ra_v5_R)
     return _model(config, weights)
 
 

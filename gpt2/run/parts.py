@@ -17,7 +17,7 @@ from gpt2.machine import sdpa
 from gpt2.machine.compilation import uncompile
 from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
 from gpt2.machine.ranks import ALONE, Ranks
-from gpt2.model import GPT
+from gpt2.model import GPT, GateRecords
 from gpt2.run.ema import WeightAverage
 from gpt2.run.load import load_initial_weights
 from gpt2.run.parallel import share
@@ -118,9 +118,9 @@ class Parts:
         loss: Tensor = self.shared.forward(x, y, keep_logits=not self.config.train.fused_loss)[1]
         return loss
 
-    def gates(self) -> dict[str, list[list[float]]]:
-        """Per-head gates by name, a list per layer. To be called by all ranks."""
-        return {name: self.shared.whole(gate).tolist() for name, gate in self.model.gates().items()}
+    def gates(self) -> GateRecords:
+        """Per-head gates by name, a list per layer (`GPT.gate_records`). To be called by all ranks."""
+        return self.model.gate_records(self.shared.whole)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -36,6 +36,11 @@ def noise_of(experiment: Experiment) -> Experiment | None:
     return load_experiment(path) if run_directories(path) else None
 
 
+def of_heads(recorded: Sequence[Sequence[float | None]]) -> tuple[float, ...]:
+    """A gate as records have it, layer by layer, of the heads that have one: the others are null."""
+    return tuple(value for heads in recorded for value in heads if value is not None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Superiority:
     """The probability that a head's gate is above that of a head trained on noise."""

@@ -13,7 +13,7 @@ three criteria are judged, noise taken into account. Each is PASS, FAIL or UNDEC
   statistic). PASS if every seed has a head above 0.1, and a head is above one trained on noise with a probability whose
   whole 95 % interval lies above 1/2. FAIL if no seed has a head above 0.1, or if that interval lies below 0.6 as a
   whole: what noise does as well is not learned. Else UNDECIDED, and so with fewer than three seeds. Not judged where
-  there is no such gate, nor in the direct fold, where it starts at 1.
+  there is no such gate, as where it is more than a number per head, nor in the direct fold, where it starts at 1.
 - No NaN or infinity: FAIL if a run of the variant or of its reference was stopped by one, else PASS.
 
 The verdict is FAIL if a criterion is, else UNDECIDED if one is, else PASS. UNDECIDED is no failure: more seeds or more
@@ -31,7 +31,7 @@ from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment, Resolved
 from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan
-from harness.evidence.gate_noise import noise_of, superiority
+from harness.evidence.gate_noise import noise_of, of_heads, superiority
 from harness.evidence.paired import MIN_SEEDS, paired_test
 from harness.evidence.store import Experiment, RunRecord
 
@@ -186,9 +186,9 @@ def _seed_result(seed: int, run: RunRecord, reference: RunRecord | None, noise: 
 
 
 def _w_rec(run: RunRecord) -> tuple[float, ...] | None:
-    """Of every head, layer by layer, at the end; None where there is no such gate."""
+    """Of every head that has one, layer by layer, at the end; None where there is no such gate."""
     gate = ((run.summary or {}).get("gates") or {}).get(GATE)
-    return None if gate is None else tuple(w for layer in gate for w in layer)
+    return None if gate is None else of_heads(gate)
 
 
 def _loss(run: RunRecord) -> float | None:

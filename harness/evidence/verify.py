@@ -333,7 +333,7 @@ def _checkpoint(run: Evidence, path: Path, *, is_last: bool) -> Said:
         return
     found = {name: state.get(name) for name in ("train_loss", "val_loss", "overflows")}
     found |= {"iters": step, "params": model.num_params()}
-    found["gates"] = {name: gate.tolist() for name, gate in model.gates().items()}
+    found["gates"] = model.gate_records()
     for name, value in found.items():
         for text in differ(name, run.summary.get(name), value):
             yield Wrong(f"{run.path / 'summary.json'}: {text} by {path}")

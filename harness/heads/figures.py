@@ -68,7 +68,7 @@ def _distances(heads: Heads) -> Sketch:
 def _biases(d_bias: Array) -> Sketch:
     figure, panels = _layer_panels(*d_bias.shape[:2])
     for axes, of_layer in zip(panels, d_bias, strict=True):
-        image = _heat_map(axes, of_layer, 0.0, float(np.abs(d_bias).max()))
+        image = _heat_map(axes, of_layer, 0.0, float(np.nanmax(np.abs(d_bias))))
     _share_colours(figure, panels, image, "bias")
     return Sketch(
         name="d-bias",

@@ -38,7 +38,7 @@ from harness.heads.page import page_tokens, render_page
 TOP = 5
 """Heads in a printed table."""
 
-SORTED_BY = ("w_rec", "reciprocity")
+SORTED_BY = ("w_rec", "w_rec_rms", "reciprocity")
 """Measures whose top heads are printed."""
 
 
@@ -191,7 +191,7 @@ def _as_json(inspection: Inspection) -> Json:
 
 
 def print_inspection(inspection: Inspection, console: Console | None = None) -> None:
-    """Print the heads that are first by w_rec, where there is one, and by reciprocity."""
+    """Print the heads that are first by w_rec or its size, where there is one, and by reciprocity."""
     console = console or terminal.console()
     heads = inspection.heads
     heading = f"{inspection.name}, {len(inspection.text.ids)} tokens: {inspection.text.source}"
@@ -203,7 +203,7 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
 
 def _top_heads(by: Measure, heads: Heads) -> Table:
     """The first heads by a measure, with every measure of theirs."""
-    title = f"highest {by.title} (median {decimal(float(np.median(by.values)), 3)})"
+    title = f"highest {by.title} (median {decimal(float(np.nanmedian(by.values)), 3)})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("layer", "head", *(measure.title for measure in heads.measures)):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))  # wrapped between words

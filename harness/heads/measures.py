@@ -11,6 +11,7 @@ mask hides S[i, j] for j > i from the model, but queries and keys define it. A[i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpt2.base.errors import UserError
+from gpt2.idle import RA_V5_AT_REST
 from gpt2.machine.sdpa import Watched
 from gpt2.model import GPT
 
@@ -131,13 +133,18 @@ def observe(model: GPT, tokens: Tensor, keep: int | None = None) -> Heads:
     Raises UserError as `attention_calls`.
     """
     D, T = model.config.head_dim, len(tokens)
-    columns: dict[str, list[list[Tensor]]] = {}
+    measured: list[list[dict[str, Tensor]]] = []
     for layer, call in zip(_layers(model), attention_calls(model, tokens), strict=True):
         R = getattr(layer, "R", 0)
         # Head by head: what a head's T x T takes fits into a processor's cache.
         heads = [_measured(head, D, R) | {"scores": head.scores()[:keep, :keep]} for head in call.heads()]
-        for name in heads[0]:
-            columns.setdefault(name, []).append([head[name] for head in heads])
+        measured.append(heads)
+    # What a layer's attention has no part of, such as a low slot, is not a number there.
+    of_some = {name: of for heads in measured for name, of in heads[0].items()}
+    columns = {
+        name: [[head.get(name, torch.full_like(of, math.nan)) for head in heads] for heads in measured]
+        for name, of in of_some.items()
+    }
     arrays = {name: torch.stack([torch.stack(row) for row in rows]).numpy() for name, rows in columns.items()}
     scores, profile = arrays.pop("scores"), arrays.pop("distance_profile")
     return Heads(
@@ -251,10 +258,11 @@ def _deviations(scores: Tensor, pairs: Tensor, dim: int | tuple[int, int]) -> Te
 def _gates(model: GPT) -> list[Measure]:
     """The gates, [n_layer, n_head] each."""
     # Where the fold is the baseline: docs/ra-v5.md.
-    centres = {"w_std": 1.0, "w_rec": 1.0 if model.config.ra_v5_fold == "direct" else 0.0}
+    centres = {"w_std": 1.0, "w_rec": RA_V5_AT_REST[model.config.ra_v5_fold], "w_rec_rms": 0.0}
     meanings = {
         "w_std": "Gate on the queries: the head's inverse temperature.",
         "w_rec": "Gate on the low slot: how far queries and keys are exchanged there.",
+        "w_rec_rms": "Size of w_rec, root mean square over the low slot's dimensions: |g| where it is g in each.",
     }
     return [
         Measure(
@@ -269,11 +277,13 @@ def _gates(model: GPT) -> list[Measure]:
 
 
 def _d_bias(model: GPT, T: int) -> Array | None:
-    """d [n_layer, n_head, T] less its mean over the T positions: softmax sees differences only."""
+    """d [n_layer, n_head, T] less its mean over positions: softmax sees differences only. NaN in layers without one."""
     biases: list[Any] = [getattr(layer, "d_bias", None) for layer in _layers(model)]
-    if biases[0] is None:
+    shown = [None if bias is None else bias.detach()[:, :T].double() for bias in biases]
+    some = next((d for d in shown if d is not None), None)
+    if some is None:
         return None
-    d = torch.stack([bias.detach()[:, :T].double() for bias in biases])
+    d = torch.stack([torch.full_like(some, math.nan) if d is None else d for d in shown])
     centred: Array = (d - d.mean(dim=-1, keepdim=True)).numpy()
     return centred
 

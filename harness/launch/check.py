@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator
@@ -188,7 +187,7 @@ def _look_at_kernels(run: PlannedRun) -> None:
     cpu = torch.device("cpu")
     sdpa.request(t.sdpa_kernel, cpu, t.dtype)
     try:
-        one_layer = GPT(dataclasses.replace(run.config.model, n_layer=1), seed=t.seed)
+        one_layer = GPT(run.config.model.shortened(1), seed=t.seed)
         sdpa.kernels_of(one_layer, cpu, t.dtype, kernel=t.sdpa_kernel)
     finally:
         sdpa.request(sdpa.AUTO, cpu, t.dtype)

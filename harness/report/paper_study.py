@@ -19,7 +19,7 @@ from gpt2.base.text import shown
 from harness.configure.tuning import TRIALS
 from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import contamination
-from harness.evidence.gate_noise import Superiority, noise_of, superiority
+from harness.evidence.gate_noise import Superiority, noise_of, of_heads, superiority
 from harness.evidence.launches import Launch, device_hours, mean_efficiency, read_launches
 from harness.evidence.noise import spread_of_reruns
 from harness.evidence.quality import GATE, GATE_THRESHOLD
@@ -304,7 +304,7 @@ def _gates(arm: Arm, noise: Experiment | None, title: str) -> Iterator[Gates]:
     runs = [run for run in arm.done if (run.summary or {}).get("gates")]
     beside = [run for of in (noise.arms if noise else ()) if of.step == arm.step for run in of.done]
     for name in (runs[0].summary or {})["gates"] if runs else ():
-        first = [np.ravel(line["gates"][name]) for run in runs for line in run.metrics[:20] if line["kind"] == "gates"]
+        first = [of_heads(line["gates"][name]) for run in runs for line in run.metrics[:20] if line["kind"] == "gates"]
         yield Gates(
             arm=title,
             name=name,
@@ -315,7 +315,7 @@ def _gates(arm: Arm, noise: Experiment | None, title: str) -> Iterator[Gates]:
 
 
 def _finals(runs: Sequence[RunRecord], name: str) -> np.ndarray:
-    return np.array([np.ravel((run.summary or {})["gates"][name]) for run in runs], dtype=float)
+    return np.array([of_heads((run.summary or {})["gates"][name]) for run in runs], dtype=float)
 
 
 def _table(columns: dict[str, list[str]], *, text_columns: int = 1) -> Table:

@@ -13,6 +13,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2 import layers
+from gpt2.base.settings import SettingError
 from gpt2.config import flops_per_token
 from harness.evidence.store import Arm, RunRecord
 
@@ -101,7 +103,13 @@ def flops_per_token_of(arm: Arm) -> int | None:
         shape = {name: identity.get(name.upper()) for name in ("n_layer", "n_embd", "block_size")}
         if params is not None and all(isinstance(size, int) for size in shape.values()):
             T = shape["block_size"]
-            positions = shape["n_layer"] * min(identity.get("SLIDING_WINDOW_SIZE", T), T)
+            window, windowed = min(identity.get("SLIDING_WINDOW_SIZE", T), T), shape["n_layer"]
+            if placed := identity.get(layers.SYMBOL):
+                try:
+                    windowed = len(layers.parse_layers(str(placed), windowed))
+                except SettingError:  # no layers of this model: a record that says nothing of its operations
+                    continue
+            positions = windowed * window + (shape["n_layer"] - windowed) * T
             return flops_per_token(int(params), n_embd=shape["n_embd"], block_size=T, positions=positions)
     return None
 

@@ -6,9 +6,11 @@ import dataclasses
 
 import pytest
 
+from gpt2.attention.ra_ultimate_v5 import FOLDS
 from gpt2.base.settings import SettingError
 from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, identity_differences, identity_hash
 from gpt2.dotconfig import Assignment, resolve
+from gpt2.idle import RA_V5_AT_REST
 from gpt2.symbols import padded, run_config
 
 
@@ -40,11 +42,15 @@ def test_the_choice_of_what_to_compile_is_not_mistaken_for_the_mode() -> None:
     assert (run.train.compile, run.train.compile_mode) == ("attention", "max_autotune_no_cudagraphs")
 
 
-@pytest.mark.parametrize(("fold", "w_rec"), [("LERP", 0.0), ("DIRECT", 1.0)])
+@pytest.mark.parametrize(("fold", "w_rec"), RA_V5_AT_REST.items())
 def test_gates_start_where_the_fold_is_the_baseline(fold: str, w_rec: float) -> None:
-    model = config(**{"ATTENTION_RA_V5": "y", f"RA_V5_FOLD_{fold}": "y"}).model
-    assert model.ra_v5_gate_init == w_rec
-    assert GPTConfig(use_ra_v5=True, ra_v5_fold=fold.lower()).ra_v5_gate_init == w_rec
+    model = config(**{"ATTENTION_RA_V5": "y", f"RA_V5_FOLD_{fold.upper()}": "y"}).model
+    assert (model.ra_v5_fold, model.ra_v5_gate_init) == (fold, w_rec)
+    assert GPTConfig(use_ra_v5=True, ra_v5_fold=fold).ra_v5_gate_init == w_rec
+    assert set(FOLDS) == set(RA_V5_AT_REST)
+    if fold != "lerp":
+        with pytest.raises(SettingError, match=rf"RA_V5_FOLD={fold}: RA \+ MLA has the lerp fold only"):
+            GPTConfig(attention="ra_mla", ra_v5_fold=fold)
 
 
 def test_the_seeds_spelling_of_ra_v5() -> None:
@@ -145,6 +151,18 @@ def test_what_changes_numbers_changes_the_run(settings: dict[str, str]) -> None:
     assert not same_run(config(), config(**settings))
 
 
+def test_layers_make_another_run_where_they_are_not_all() -> None:
+    arm = {"ATTENTION_ROPE": "y", "MODEL_CUSTOM": "y", "N_LAYER": "4", "N_EMBD": "384"}
+    whole, placed = config(**arm), config(**arm, ATTENTION_LAYERS="0-1")
+    assert "ATTENTION_LAYERS" not in whole.identity(), "as it was before there was the setting"
+    assert placed.identity() == whole.identity() | {"ATTENTION_LAYERS": "0-1"}
+    assert same_run(placed, config(**arm, ATTENTION_LAYERS="1+0"))
+    assert same_run(whole, config(**arm, ATTENTION_LAYERS="0-3"))
+    assert identity_differences(placed.identity(), whole.identity()) == ["ATTENTION_LAYERS"]
+    assert identity_differences(whole.identity(), placed.identity()) == ["ATTENTION_LAYERS"]
+    assert GPTConfig(attention_layers="0").attention_layers == ""
+
+
 def test_settings_of_an_arm_count_in_that_arm() -> None:
     arm = {"ATTENTION_RA_V5": "y"}
     assert not same_run(config(**arm), config(**arm, RA_V5_R="8"))
@@ -161,6 +179,7 @@ def test_settings_of_an_arm_count_in_that_arm() -> None:
         ({"WARMUP_ITERS": "5000"}, {"MIN_LR": "1e-5"}),
         ({"WARMUP_ITERS": "5000"}, {"DECAY_LR": "n"}),
         ({"ATTENTION_RA_V5": "y", "RA_V5_LEARN_W_REC": "n"}, {"RA_V5_R": "8"}),
+        ({"ATTENTION_RA_V5": "y", "RA_V5_LEARN_W_REC": "n", "RA_V5_FOLD_MATRIX": "y"}, {"RA_V5_R": "8"}),
         (
             {"ATTENTION_RA_MLA": "y", "RA_V5_LEARN_W_REC": "n", "RA_V5_LEARN_W_STD": "n"},
             {"RA_V5_R": "8", "RA_V5_GATE_LR_MULT": "3"},

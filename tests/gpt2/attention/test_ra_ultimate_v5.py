@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5
+from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5, initial_w_rec
 from gpt2.attention.shared import LayerCache
 from gpt2.base.settings import SettingError
 from gpt2.config import GPTConfig
+from gpt2.idle import RA_V5_AT_REST
 from gpt2.model import GPT
 from tests.gpt2.variants import explicit_attention, small_config, small_model
 
 B, T, C, H, R = 2, 10, 32, 4, 3
 D = C // H
-BASELINE_GATE = {"lerp": 0.0, "direct": 1.0}
 MIXED = torch.tensor([-0.3, 0.1, 0.7, 1.2])
 
 
@@ -40,20 +40,56 @@ def tokens(dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
     return torch.randn(B, T, C, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
+def exchanged_by_head(q: Tensor, k: Tensor, w_rec: Tensor) -> tuple[Tensor, Tensor]:
+    g = w_rec.view(-1, 1, 1)
+    return (1 - g) * q + g * k, (1 - g) * k + g * q
+
+
+def exchanged_by_dimension(q: Tensor, k: Tensor, w_rec: Tensor) -> tuple[Tensor, Tensor]:
+    g = w_rec.unsqueeze(1)
+    return (1 - g) * q + g * k, (1 - g) * k + g * q
+
+
+def exchanged_in_keys(q: Tensor, k: Tensor, w_rec: Tensor) -> tuple[Tensor, Tensor]:
+    return q, exchanged_by_head(q, k, w_rec)[1]
+
+
+def exchanged_by_matrix(q: Tensor, k: Tensor, w_rec: Tensor) -> tuple[Tensor, Tensor]:
+    def times(of: Tensor) -> Tensor:
+        return torch.einsum("hrs,bhts->bhtr", w_rec, of)
+
+    return q + times(k - q), k + times(q - k)
+
+
+EXCHANGED = {
+    "lerp": exchanged_by_head,
+    "lerp_dims": exchanged_by_dimension,
+    "lerp_keys": exchanged_in_keys,
+    "matrix": exchanged_by_matrix,
+}
+"""The low slot's queries and keys [B, H, T, R], after the exchange, of those before it."""
+
+
+def mixed(fold: str, seed: int = 3) -> Tensor:
+    """A w_rec with another number wherever it has one."""
+    start = initial_w_rec(fold, H, R)
+    return MIXED if start.dim() == 1 else torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
+
+
 def explicit(layer: UltimateRAv5, x: Tensor, w_std: Tensor, w_rec: Tensor) -> Tensor:
     """The score's definition on activations: nothing is folded here, and a bias is a whole T x T matrix."""
     projected = x @ layer.c_attn.weight.T
     if layer.c_attn.bias is not None:
         projected = projected + layer.c_attn.bias
     q, k, v = (t.view(B, T, H, D).transpose(1, 2) for t in projected.split(C, dim=-1))
-    w_std, g = w_std.view(-1, 1, 1), w_rec.view(-1, 1, 1)
+    w_std = w_std.view(-1, 1, 1)
     q_std, q_low, k_std, k_low = q[..., :-R], q[..., -R:], k[..., :-R], k[..., -R:]
+    std = w_std * (q_std @ k_std.transpose(-2, -1))
     if layer.fold == "direct":
-        scores = w_std * (q_std @ k_std.transpose(-2, -1)) + g * (q_low @ k_low.transpose(-2, -1))
+        scores = std + w_rec.view(-1, 1, 1) * (q_low @ k_low.transpose(-2, -1))
     else:
-        qf = torch.cat([q_std, (1 - g) * q_low + g * k_low], dim=-1)
-        kf = torch.cat([k_std, (1 - g) * k_low + g * q_low], dim=-1)
-        scores = w_std * (qf @ kf.transpose(-2, -1))
+        qf_low, kf_low = EXCHANGED[layer.fold](q_low, k_low, w_rec)
+        scores = std + w_std * (qf_low @ kf_low.transpose(-2, -1))
     scores = scores / math.sqrt(D)
     if layer.d_bias is not None:
         scores = scores + layer.d_bias[:, None, :T].expand(H, T, T)
@@ -88,7 +124,7 @@ def test_at_its_baseline_gate_it_is_the_baseline_to_the_bit(fold: str, bias: boo
     baseline = CausalSelfAttention(C, H, bias=bias)
     baseline.load_state_dict({n: p for n, p in ours.state_dict().items() if n not in ours.GATES})
     with torch.no_grad():
-        ours.w_rec[:] = BASELINE_GATE[fold]  # the RA v5 plan's own line
+        ours.w_rec[:] = RA_V5_AT_REST[fold]  # the RA v5 plan's own line
     x = tokens(torch.float32)
     outs: list[Tensor] = []
     grads: list[dict[str, Tensor | None]] = []
@@ -107,17 +143,63 @@ def test_at_its_baseline_gate_it_is_the_baseline_to_the_bit(fold: str, bias: boo
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("w_rec", [0.0, 0.25, 0.5, 1.0, MIXED], ids=["0", "1/4", "1/2", "1", "mixed"])
+@pytest.mark.parametrize("w_rec", [0.0, 0.25, 0.5, 1.0, None], ids=["0", "1/4", "1/2", "1", "mixed"])
 @pytest.mark.parametrize("fold", FOLDS)
-def test_it_is_the_formula(fold: str, w_rec: float | Tensor, bias: bool) -> None:
+def test_it_is_the_formula(fold: str, w_rec: float | None, bias: bool) -> None:
     layer = attention(fold, bias=bias)
     if bias:
         nn.init.normal_(layer.c_attn.bias)
-    set_gates(layer, torch.tensor([0.5, 1.0, 1.5, -1.0]), w_rec)
+    set_gates(layer, torch.tensor([0.5, 1.0, 1.5, -1.0]), mixed(fold) if w_rec is None else w_rec)
     x = tokens()
     expected = explicit(layer, x, layer.w_std, layer.w_rec)
     for out in both_paths(layer, x):
         torch.testing.assert_close(out, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("g", [-0.3, 0.0, 0.25, 1.0])
+@pytest.mark.parametrize("fold", ["lerp_dims", "matrix"])
+def test_a_gate_that_is_the_same_in_all_dimensions_is_the_lerp(fold: str, g: float) -> None:
+    ours, lerp = attention(fold, gate_init=g), attention("lerp", gate_init=g)
+    torch.testing.assert_close(ours(tokens()), lerp(tokens()), rtol=0, atol=1e-14)
+    torch.testing.assert_close(ours.gates_per_head()["w_rec_rms"], lerp.w_rec.abs(), rtol=1e-12, atol=0)
+
+
+def test_the_matrix_turns_with_the_low_slot() -> None:
+    """Rows of the slot in another orthogonal basis: the same scores, with M in that basis."""
+    layer, turned = attention("matrix"), attention("matrix")
+    set_gates(layer, 1.0, mixed("matrix"))
+    basis = torch.linalg.qr(torch.randn(R, R, dtype=torch.float64, generator=torch.Generator().manual_seed(4)))[0]
+    with torch.no_grad():
+        turned.w_rec[:] = basis @ layer.w_rec @ basis.T
+        for p in (turned.c_attn.weight, turned.c_attn.bias):
+            low = p.view(3, H, D, -1)[:2, :, -R:]
+            low[:] = basis @ low
+    torch.testing.assert_close(turned(tokens()), layer(tokens()), rtol=0, atol=1e-14)
+
+
+def test_a_matrix_leaves_the_sum_of_query_and_key_alone_and_turns_their_difference() -> None:
+    layer = attention("matrix")
+    set_gates(layer, 1.0, mixed("matrix"))
+    x = tokens()
+    q, k, _ = (t.view(B, T, H, D).transpose(1, 2)[..., -R:] for t in layer.c_attn(x).split(C, dim=-1))
+    qf, kf, _ = (t.view(B, T, H, D).transpose(1, 2)[..., -R:] for t in layer.qkv(x).split(C, dim=-1))
+    a, b = (q + k) / 2, (q - k) / 2
+    t = b @ (torch.eye(R) - 2 * layer.w_rec).mT
+    symmetric, directed = a @ a.mT - t @ t.mT, t @ a.mT - a @ t.mT
+    torch.testing.assert_close(qf @ kf.mT, symmetric + directed, rtol=0, atol=1e-13)
+    torch.testing.assert_close(symmetric, symmetric.mT, rtol=0, atol=1e-13)
+    torch.testing.assert_close(directed, -directed.mT, rtol=0, atol=1e-13)
+
+
+def test_the_scalar_gates_gradient_is_the_trace_of_the_matrixs() -> None:
+    grads = {}
+    for fold in ("lerp", "lerp_dims", "matrix"):
+        layer = attention(fold)
+        layer(tokens()).square().sum().backward()
+        grads[fold] = layer.w_rec.grad
+    diagonal = grads["matrix"].diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(grads["lerp_dims"], diagonal)
+    torch.testing.assert_close(grads["lerp"], diagonal.sum(-1))
 
 
 def test_at_one_the_lerp_fold_is_the_seeds_layout() -> None:
@@ -147,7 +229,7 @@ def test_at_one_half_the_low_slot_is_symmetric() -> None:
 @pytest.mark.parametrize("fold", FOLDS)
 def test_a_folded_layer_is_a_standard_layer(fold: str) -> None:
     layer = attention(fold)
-    set_gates(layer, 0.9, MIXED)
+    set_gates(layer, 0.9, mixed(fold))
     standard = CausalSelfAttention(C, H).double()
     weight, bias = layer.folded()
     assert bias is not None
@@ -178,7 +260,6 @@ def test_gates_have_gradients_where_they_start(fold: str) -> None:
     layer = attention(fold)
     layer(tokens()).square().sum().backward()
     for gate in (layer.w_std, layer.w_rec):
-        assert gate.shape == (H,)
         assert gate.grad is not None
         assert (gate.grad != 0).all()
 
@@ -199,7 +280,11 @@ def test_each_heads_gate_changes_the_output(fold: str, gate: str) -> None:
 def test_gates_start_where_they_are_told_and_may_be_held() -> None:
     assert attention("lerp").w_rec.tolist() == [0.0] * H
     assert attention("direct").w_rec.tolist() == [1.0] * H
+    assert attention("lerp_keys").w_rec.tolist() == [0.0] * H
     assert attention(gate_init=0.25).w_rec.tolist() == [0.25] * H
+    assert attention("lerp_dims", gate_init=0.25).w_rec.tolist() == [[0.25] * R] * H
+    assert torch.equal(attention("matrix", gate_init=0.25).w_rec, (0.25 * torch.eye(R)).expand(H, R, R).double())
+    assert not attention("matrix").w_rec.any()
     assert attention().w_std.tolist() == [1.0] * H
     held = attention(learn_w_rec=False)
     held(tokens()).sum().backward()
@@ -217,7 +302,7 @@ def test_a_low_slot_that_does_not_fit_is_refused(r: int) -> None:
 
 
 def test_an_unknown_fold_is_refused() -> None:
-    with pytest.raises(ValueError, match="fold='sqrt' is not one of lerp, direct"):
+    with pytest.raises(ValueError, match="fold='sqrt' is not one of lerp, direct, lerp_dims, lerp_keys, matrix"):
         UltimateRAv5(C, H, 16, fold="sqrt")
 
 
@@ -305,10 +390,15 @@ def through_numpy(layer: UltimateRAv5) -> None:
 
 def other_R(layer: UltimateRAv5) -> None:
     layer.R = layer.R % (D - 1) + 1
+    if layer.w_rec.dim() > 1:
+        layer.w_rec = nn.Parameter(initial_w_rec(layer.fold, H, layer.R, 0.3).to(layer.w_rec))
 
 
 def other_fold(layer: UltimateRAv5) -> None:
-    layer.fold = {"lerp": "direct", "direct": "lerp"}[layer.fold]
+    folds = list(FOLDS)
+    layer.fold = folds[(folds.index(layer.fold) + 1) % len(folds)]
+    if layer.w_rec.dim() != initial_w_rec(layer.fold, H, layer.R).dim():
+        layer.w_rec = nn.Parameter(initial_w_rec(layer.fold, H, layer.R, 0.3).to(layer.w_rec))
 
 
 EDITS: dict[str, Edit] = {
@@ -352,7 +442,7 @@ EDITS: dict[str, Edit] = {
 @torch.no_grad()
 def test_every_way_of_changing_a_layer_is_seen_by_the_next_pass(name: str, fold: str) -> None:
     layer, x = attention(fold, d_bias=True).eval(), tokens()
-    set_gates(layer, 1.5, MIXED)
+    set_gates(layer, 1.5, mixed(fold))
     outputs = [layer(x)]
     for _ in range(2):  # a second edit of the same kind is an edit too
         original, expected = layer, layer(x)
@@ -446,11 +536,11 @@ def test_a_pass_leaves_nothing_in_the_layer() -> None:
 # The discoverability bias
 
 
-@pytest.mark.parametrize("w_rec", [0.0, MIXED], ids=["0", "mixed"])
+@pytest.mark.parametrize("at_rest", [True, False])
 @pytest.mark.parametrize("fold", FOLDS)
-def test_the_bias_is_that_of_a_whole_matrix(fold: str, w_rec: float | Tensor) -> None:
+def test_the_bias_is_that_of_a_whole_matrix(fold: str, at_rest: bool) -> None:
     layer = attention(fold, d_bias=True)
-    set_gates(layer, 0.9, w_rec)
+    set_gates(layer, 0.9, 0.0 if at_rest else mixed(fold))
     x = tokens()
     expected = explicit(layer, x, layer.w_std, layer.w_rec)
     for out in both_paths(layer, x):
@@ -479,7 +569,7 @@ def test_a_bias_that_is_the_same_everywhere_is_none() -> None:
 def test_compiled_it_is_the_formula_too(fold: str, d_bias: bool) -> None:
     torch.compiler.reset()
     layer = attention(fold, d_bias=d_bias)
-    set_gates(layer, 0.9, MIXED)
+    set_gates(layer, 0.9, mixed(fold))
     layer.compile(fullgraph=True, dynamic=False)
     x = tokens()
     expected = explicit(layer, x, layer.w_std, layer.w_rec)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gpt2.attention.baseline import CausalSelfAttention
-from gpt2.attention.ra_ultimate_v5 import UltimateRAv5, convert_qkv_to_ra_v5
+from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5, convert_qkv_to_ra_v5
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.dotconfig import parse_assignments, resolve
@@ -121,7 +121,7 @@ def test_the_low_slot_carries_the_least_or_most_energy_and_scores_stay(
 
 
 @pytest.mark.parametrize("low", ["keep", "least", "most"])
-@pytest.mark.parametrize("fold", ["lerp", "direct"])
+@pytest.mark.parametrize("fold", FOLDS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_converted_rows_in_c_attn_give_the_output_of_the_baseline(low: str, fold: str, bias: bool) -> None:
     torch.manual_seed(1)
@@ -171,7 +171,7 @@ def test_rows_that_cannot_be_converted(shape: tuple[int, ...], options: dict[str
 # Whole models of ours
 
 
-@pytest.mark.parametrize("fold", ["lerp", "direct"])
+@pytest.mark.parametrize("fold", FOLDS)
 @pytest.mark.parametrize("low", ["keep", "least", "most"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_baseline_to_ra_v5_and_back(fold: str, low: str, bias: bool) -> None:
@@ -251,7 +251,7 @@ def test_from_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, acti
         assert difference(logits64(ours), theirs.double()(tokens(64)).logits) < limit
 
 
-@pytest.mark.parametrize("variant", ["baseline", "ra_v5-lerp", "ra_v5-direct"])
+@pytest.mark.parametrize("variant", ["baseline", *(f"ra_v5-{fold}" for fold in FOLDS)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("gelu_tanh", [True, False])
 def test_to_hugging_face(
@@ -489,7 +489,7 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
 # The command
 
 
-@pytest.mark.parametrize("target", ["ra_v5", "ra_v5 --fold direct", "ra_mla", "baseline"])
+@pytest.mark.parametrize("target", ["ra_v5", "ra_v5 --fold direct", "ra_v5 --fold matrix", "ra_mla", "baseline"])
 @pytest.mark.parametrize("vocab_size", [64, 100])
 def test_a_run_starts_from_what_is_printed(
     tmp_path: Path,

@@ -49,7 +49,7 @@ def fold_inputs(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("fold", list(FOLDS))
+@pytest.mark.parametrize("fold", [name for name, fold in FOLDS.items() if fold.in_kernel])
 def test_fold_and_its_gradients_are_the_twins(fold: str, bias: bool, shape: tuple[int, int, int, int]) -> None:
     from gpt2.kernels.fold import fold_cast
 

@@ -130,7 +130,7 @@ def test_names_that_do_not_exist() -> None:
 
 def test_a_step_by_number_and_by_name() -> None:
     assert kconfig.find_step("3") == kconfig.find_step("ra-v5-compiled")
-    assert [step.number for step in kconfig.list_steps()] == list(range(1, 19))
+    assert [step.number for step in kconfig.list_steps()] == list(range(1, 22))
 
 
 def test_without_dotconfig_it_says_what_to_type(work: Path) -> None:

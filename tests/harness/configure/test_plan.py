@@ -41,7 +41,7 @@ def test_outside_ablation_mode_the_configuration_itself_is_run() -> None:
 
 
 def test_arms_differ_in_nothing_but_their_step() -> None:
-    made = plan(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS="1-18", ABLATION_SEEDS="1")
+    made = plan(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS="1-21", ABLATION_SEEDS="1")
     baseline = made.runs[0].config.identity()
     own = {"ATTENTION", "COMPILE", "COMPILE_MODE"}
     for run in made.runs:
@@ -115,6 +115,22 @@ def test_settings_of_a_step_that_cannot_be(steps: str, symbols: dict[str, str], 
     with pytest.raises(UserError, match=message) as error:
         plan(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS=steps, **symbols)
     assert "RA_MLA_ABLATION_STEPS" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_placements_are_swept_and_every_way_of_writing_one_is_the_same_run() -> None:
+    settings = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "1,2", "ABLATION_SEEDS": "1"}
+    swept = plan(**settings, ABLATION_SWEEP="ATTENTION_LAYERS=0-5,6-11,0+2+4")
+    arms = [f"ra-v5-eager@ATTENTION_LAYERS={layers}/seed-1" for layers in ("0-5", "6-11", "0+2+4")]
+    assert names(swept) == ["baseline/seed-1", *arms]
+    assert [run.config.model.attention_layers for run in swept.runs] == ["", "0-5", "6-11", "0+2+4"]
+    with pytest.raises(UserError, match=r"=0-1 and .*=1[+]0 would be the same run"):
+        plan(**settings, ABLATION_SWEEP="ATTENTION_LAYERS=0-1,1+0,2")
+    with pytest.raises(UserError, match=r'ATTENTION_LAYERS="12": is not layers from 0 to 11.* [(]N_LAYER=12[)]'):
+        plan(**settings, ATTENTION_LAYERS="12")
+    of_steps = plan(
+        **settings | {"RA_MLA_ABLATION_STEPS": "1,2@ATTENTION_LAYERS=0-5,ra-v5-matrix@ATTENTION_LAYERS=0+2"}
+    )
+    assert [run.config.model.attention_layers for run in of_steps.runs] == ["", "0-5", "0+2"]
 
 
 def test_several_symbols_give_every_combination() -> None:

@@ -51,6 +51,7 @@ VARIATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "several processes": ("baseline", {"PROCESSES_PER_RUN": "2", "GRADIENT_ACCUMULATION_STEPS": "4"}),
     "no decay": ("baseline", {"DECAY_LR": "n"}),
     "all warm-up": ("baseline", {"WARMUP_ITERS": "6"}),
+    "some layers": ("ra-v5-eager,ra-mla", {"N_LAYER": "2", "ATTENTION_LAYERS": "1"}),
     "held gate": ("ra-v5-eager,ra-v5-direct,ra-mla", {"RA_V5_LEARN_W_REC": "n"}),
     "no gate learns": ("ra-v5-eager,ra-mla", {"RA_V5_LEARN_W_STD": "n", "RA_V5_LEARN_W_REC": "n"}),
     "token files": ("baseline", {"DATASET_BIN": "y", "DATASET_BIN_DIR": "somewhere", "VOCAB_SIZE": "100"}),
@@ -83,7 +84,7 @@ def other_values(symbol: str, value: str) -> Iterator[str]:
     try:
         number = float(value)
     except ValueError:
-        yield "2" if symbol == "ABLATION_SEEDS" else "elsewhere"
+        yield {"ABLATION_SEEDS": "2", "ATTENTION_LAYERS": "0"}.get(symbol, "elsewhere")
         return
     if "." in value or "e" in value:
         yield from (str(number / 2), "0.25")

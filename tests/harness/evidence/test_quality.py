@@ -216,6 +216,14 @@ def test_on_random_tokens_gates_do_not_pass(tmp_path: Path, monkeypatch: pytest.
     assert all(max(seed["w_rec"]) > 0.1 for seed in quality["seeds"])  # by the threshold alone it would
 
 
+def test_layers_that_have_no_gates_have_no_heads_to_judge(tmp_path: Path) -> None:
+    quality = assessed(tmp_path, [-0.010, -0.012, -0.011], w_rec=[0.3])
+    for run in (tmp_path / "quality").glob("**/ra-v5-eager/seed-*"):
+        gate = json.loads((run / "summary.json").read_text())["gates"]["w_rec"]
+        edit(run, gates={"w_rec": [[None] * HEADS, *gate]})
+    assert assess(load_experiment(tmp_path / "quality"), "ra_v5", [1, 2, 3]) == quality
+
+
 def test_gates_of_the_direct_fold_start_above_the_threshold_and_are_not_judged(tmp_path: Path) -> None:
     quality = assessed(tmp_path, [-0.010, -0.012, -0.011], w_rec=[1.0], settings={"RA_V5_FOLD_DIRECT": "y"})
     assert verdicts(quality) == {"no": PASS, "val": PASS}

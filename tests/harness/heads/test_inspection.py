@@ -32,6 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "baseline": {},
     "ra_v5": {"ra_v5_gate_init": 0.3},
     "ra_v5-direct": {"ra_v5_fold": "direct", "ra_v5_gate_init": 0.7},
+    "ra_v5-matrix": {"ra_v5_fold": "matrix", "ra_v5_gate_init": 0.3},
+    "ra_v5-d_bias-layer1": {"ra_v5_d_bias": True, "ra_v5_gate_init": 0.3, "attention_layers": "1"},
     "ra_v5-d_bias": {"ra_v5_d_bias": True, "ra_v5_gate_init": 0.3},
     "mla": {"mla_kv_latent_dim": 24},
     "ra_mla": {"mla_kv_latent_dim": 24, "ra_v5_gate_init": 0.3},
@@ -186,14 +188,19 @@ def test_every_variant_can_be_observed(variant: str) -> None:
     observed = measures.observe(model, tokens(), keep=10)
     columns = {measure.name: measure.values for measure in observed.measures}
     always = ["entropy", "relative_entropy", "reciprocity", "centred_reciprocity"]
-    gated = ["w_std", "w_rec"] if "ra" in variant else []
+    size = "w_rec_rms" if "matrix" in variant else "w_rec"
+    gated = ["w_std", size] if variant.startswith("ra") else []
     assert list(columns) == gated + always + ["low_share"] * bool(gated) + ["bias_share"] * ("d_bias" in variant)
-    assert all(values.shape == (2, 3) and np.isfinite(values).all() for values in columns.values())
+    is_first = "layer1" not in variant
+    assert [name for name, values in columns.items() if not np.isfinite(values[0]).all()] == (
+        [] if is_first else [name for name in columns if name not in always]
+    )
+    assert all(values.shape == (2, 3) and np.isfinite(values[1]).all() for values in columns.values())
     assert observed.scores.shape == (2, 3, 10, 10)
     assert observed.distance_profile.shape == (2, 3, len(observed.bins))
     np.testing.assert_allclose(observed.distance_profile.sum(axis=-1), 1, atol=1e-12)
     if gated:
-        np.testing.assert_array_equal(columns["w_rec"], model.gates()["w_rec"].numpy())
+        np.testing.assert_array_equal(columns[size], model.gates()[size].numpy())
     assert (observed.d_bias is None) == ("d_bias" not in variant)
 
 

@@ -132,6 +132,25 @@ def test_where_gates_started_is_read_and_not_assumed(tmp_path: Path, start: floa
     assert "were not logged" not in final.caption + course.caption
 
 
+def test_gates_are_shown_in_the_layers_that_have_them(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        run = write_run(tmp_path, "ra-v5-matrix", seed)
+        rows = [{"w_rec_rms": [[None, None], [seed * step, step], [None, None]]} for step in (0, 1)]
+        lines = [{"kind": "gates", "step": step, "gates": row} for step, row in enumerate(rows)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    experiment = load_experiment(tmp_path)
+    (course,) = gate_courses(experiment.arms)
+    assert course.layers == {"w_rec_rms": [1]}
+    assert course.gates["w_rec_rms"][:, -1].tolist() == [[[1, 1]], [[2, 1]]]
+    np.testing.assert_array_equal(course.last("w_rec_rms"), [[np.nan] * 2, [1.5, 1], [np.nan] * 2])
+    for sketch in (final_gates(experiment), gates_over_training(experiment)):
+        assert sketch is not None
+        assert sketch.caption.endswith(
+            "w_rec_rms is the root mean square of a w_rec that is more than a number per head. "
+            "Layers that have the baseline's attention have no gates."
+        )
+
+
 def test_a_start_that_was_not_logged_is_not_shown_as_one(tmp_path: Path) -> None:
     experiment = write(tmp_path, lambda _, __, line: line["step"] > 0, {"ra-v5-eager": (1, 2)})
     final, course = final_gates(experiment), gates_over_training(experiment)
