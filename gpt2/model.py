@@ -19,10 +19,11 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt2.attention import build_attention
 from gpt2.attention.shared import LayerCache
-from gpt2.config import GPTConfig, flops_per_token
+from gpt2.config import GPTConfig
 from gpt2.loss import at_least_float32, linear_cross_entropy
 from gpt2.machine.compilation import compile_attention
 from gpt2.machine.device import autocast_dtype
+from gpt2.model_config import flops_per_token
 
 GateRecords = dict[str, list[list[float | None]]]
 """By name, a list per layer of a number per head."""

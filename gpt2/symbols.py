@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from gpt2.base.settings import check, number
-from gpt2.config import BUILT_IN, DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig
+from gpt2.config import DataConfig, GPTConfig, OptimizerConfig, RunConfig, TrainConfig
+from gpt2.model_config import BUILT_IN
 
 Symbols = Mapping[str, bool | int | str]
 """Values of a resolved configuration by symbol name, without the CONFIG_ prefix. Invisible symbols are absent."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gpt2 import layers
 from gpt2.base.settings import SettingError
-from gpt2.config import flops_per_token
+from gpt2.model_config import flops_per_token
 from harness.evidence.store import Arm, RunRecord
 
 Value = TypeVar("Value")
