@@ -16,6 +16,7 @@ import numpy as np
 from gpt2.base.errors import UserError
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
+from harness.configure.gate_noise import NOISE
 from harness.configure.tuning import TRIALS
 from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import contamination
@@ -245,8 +246,9 @@ class Study:
 
     @cached_property
     def launches(self) -> list[Launch]:
-        """Its makes and those of its trials."""
-        return [launch for path in (self.path, self.path / TRIALS) for launch in read_launches(path) if launch.runs]
+        """Its makes, and those of its trials and of its runs on noise."""
+        paths = (self.path, self.path / TRIALS, self.path / NOISE)
+        return [launch for path in paths for launch in read_launches(path) if launch.runs]
 
     @property
     def device_hours(self) -> float:
@@ -324,6 +326,7 @@ def _table(columns: dict[str, list[str]], *, text_columns: int = 1) -> Table:
 
 
 def _millions(values: set[float]) -> str:
-    """ "45 M", or the range of several that differ so written; "0" of none."""
-    texts = dict.fromkeys(f"{value / 1e6:,.0f} M" for value in (min(values), max(values))) if values else {"0": None}
+    """ "45 M" or "0.4 M", or the range of several that differ so written; "0" of none."""
+    ends = [value / 1e6 for value in (min(values), max(values))] if values else []
+    texts = dict.fromkeys(f"{end:,.0f} M" if end >= 10 else f"{end:.2g} M" for end in ends) or {"0": None}
     return " to ".join(texts)
