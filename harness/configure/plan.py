@@ -200,6 +200,11 @@ def ablation_config(symbols: Symbols) -> AblationConfig:
         if symbol in varied:
             already = f"{symbol} is {varied[symbol]} already"
             raise UserError(f"RA_MLA_ABLATION_STEPS: @{symbol}={value}: {already}: it is the one or the other")
+        if symbol == "MAX_ITERS":  # its name would be that of one of STUDY_LENGTHS, on which there is no verdict
+            raise UserError(
+                f"RA_MLA_ABLATION_STEPS: @{symbol}={value}: another length of an arm is no arm: STUDY_LENGTHS asks for "
+                "lengths, as shares of MAX_ITERS"
+            )
     return AblationConfig(
         steps=steps,
         seeds=of_seeds,

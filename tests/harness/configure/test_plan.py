@@ -96,6 +96,8 @@ def test_a_step_may_have_settings_of_its_own() -> None:
         ("1,2@RA_V5_R=", {}, r"'RA_V5_R=' is not SYMBOL=value"),
         ("1,2@RA_V5_R=8@RA_V5_R=9", {}, r"sets RA_V5_R twice"),
         ("1,2@RA_V5_R=8,ra-v5-eager@CONFIG_RA_V5_R=8", {}, r"stands there twice"),
+        ("1,2@LEARNING_RATE=2e-3,2@LEARNING_RATE=0.002", {}, r"=2e-3 and .*=0.002 would be the same run"),
+        ("1,2@RA_V5_R=8@BETA1=0.8,2@BETA1=0.8@RA_V5_R=8", {}, r"would be the same run: name each once"),
         ("1,99@RA_V5_R=8", {}, r"there is no ablation step '99'"),
         ("1,2@RA_V5_Q=8", {}, r"RA_V5_Q.*RA_V5_R"),
         ("1,2@RA_V5_R=many", {}, r"CONFIG_RA_V5_R=many"),
@@ -109,6 +111,7 @@ def test_a_step_may_have_settings_of_its_own() -> None:
         ("1,2@RA_V5_R=8", {"ABLATION_SWEEP": "RA_V5_R=4,8"}, r"@RA_V5_R=8: RA_V5_R is swept already"),
         ("1,2@RA_V5_R=8", {"STUDY_TUNE": "LEARNING_RATE=1,2;RA_V5_R=4,8"}, r"RA_V5_R is tuned already"),
         ("1,1@MAX_ITERS=96", {"STUDY_LENGTHS": "0.8,1.25"}, r"MAX_ITERS is varied by STUDY_LENGTHS already"),
+        ("1,2,2@MAX_ITERS=96", {}, r"@MAX_ITERS=96: another length of an arm is no arm: STUDY_LENGTHS asks for"),
     ],
 )
 def test_settings_of_a_step_that_cannot_be(steps: str, symbols: dict[str, str], message: str) -> None:
