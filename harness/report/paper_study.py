@@ -16,6 +16,7 @@ import numpy as np
 from gpt2.base.errors import UserError
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
+from harness.configure.gate_noise import NOISE
 from harness.configure.tuning import TRIALS
 from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import contamination
@@ -113,6 +114,11 @@ class Study:
             str(data_hash(run)): (run.provenance or {})["data"]["train_tokens"] for run in self._runs if run.provenance
         }
         return "; ".join(f"{tokens / 1e6:,.0f} M tokens, hash `{digits}`" for digits, tokens in of.items())
+
+    @property
+    def uses_exact_gelu(self) -> bool:
+        """Whether a run of it has nanoGPT's GELU and not GPT-2's."""
+        return any(run.settings.get("GELU_TANH") == "n" for run in self._runs)
 
     @property
     def last_began(self) -> datetime | None:
@@ -245,8 +251,9 @@ class Study:
 
     @cached_property
     def launches(self) -> list[Launch]:
-        """Its makes and those of its trials."""
-        return [launch for path in (self.path, self.path / TRIALS) for launch in read_launches(path) if launch.runs]
+        """Its makes, those of its trials, and those of its gates on noise."""
+        paths = (self.path, self.path / TRIALS, self.path / NOISE)
+        return [launch for path in paths for launch in read_launches(path) if launch.runs]
 
     @property
     def device_hours(self) -> float:
