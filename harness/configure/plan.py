@@ -295,9 +295,19 @@ def plan_with(base: Resolved, settings: Sequence[Assignment]) -> Plan:
     resolved = overlay(base, settings)
     plan = make_plan(resolved, [*resolved.minimal(), *settings])
     for setting in settings:
-        if not any(does_something(setting.symbol, run.config.identity()) for run in plan.arms):
+        if setting.value and not any(does_something(setting.symbol, run.config.identity()) for run in plan.arms):
             note(f"{setting.symbol}={shown(setting.value)} does nothing in any of the runs that are asked for")
+    _note_less_noise(plan)
     return plan
+
+
+def _note_less_noise(plan: Plan) -> None:
+    """Say where fewer gates are trained on noise than STUDY_GATE_NOISE asks for."""
+    asked = plan.study.gate_noise if plan.study else 0
+    if asked and not plan.also_on_noise:
+        note(f"STUDY_GATE_NOISE={asked}: no arm that is compared has gates that learn")
+    elif asked > len(plan.seeds):
+        note(f"STUDY_GATE_NOISE={asked}: with {len(plan.seeds)}, which is as many seeds as there are")
 
 
 def save(plan: Plan, path: Path = DOTCONFIG) -> None:

@@ -329,3 +329,24 @@ def test_the_last_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         Path(".last-experiment").write_bytes(damaged)
         with pytest.raises(UserError, match=rf"^\.last-experiment: {message}"):
             last_experiment()
+
+
+@pytest.mark.parametrize(
+    ("steps", "asked", "said"),
+    [
+        ("1,5", {"ATTENTION_LAYERS": "0"}, "ATTENTION_LAYERS=0 does nothing in any of the runs that are asked for"),
+        ("1,2", {"ATTENTION_LAYERS": "0-11"}, "ATTENTION_LAYERS=0-11 does nothing in any of the runs"),
+        ("1,9", {"STUDY_GATE_NOISE": "2"}, "STUDY_GATE_NOISE=2: no arm that is compared has gates that learn"),
+        ("1,2", {"STUDY_GATE_NOISE": "4"}, "STUDY_GATE_NOISE=4: with 3, which is as many seeds as there are"),
+        ("1,2", {"STUDY_GATE_NOISE": "3", "ATTENTION_LAYERS": "0"}, ""),
+        ("1,2", {"ATTENTION_LAYERS": ""}, ""),
+    ],
+)
+def test_what_is_asked_for_in_vain_is_said(
+    steps: str, asked: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = configured(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS=steps, ABLATION_SEEDS="1-3")
+    plan_with(base, [Assignment(symbol, value, "command line") for symbol, value in asked.items()])
+    captured = capsys.readouterr()
+    notes = [line for line in (captured.out + captured.err).splitlines() if "same run under two names" not in line]
+    assert len(notes) == bool(said) and all(said in note for note in notes)
