@@ -98,6 +98,7 @@ def test_a_step_may_have_settings_of_its_own() -> None:
         ("1,2@RA_V5_R=8,ra-v5-eager@CONFIG_RA_V5_R=8", {}, r"stands there twice"),
         ("1,2@LEARNING_RATE=2e-3,2@LEARNING_RATE=0.002", {}, r"=2e-3 and .*=0.002 would be the same run"),
         ("1,2@RA_V5_R=8@BETA1=0.8,2@BETA1=0.8@RA_V5_R=8", {}, r"would be the same run: name each once"),
+        ("1-2@RA_V5_R=8", {}, r"settings are of one step, and 1-2 is a range"),
         ("1,99@RA_V5_R=8", {}, r"there is no ablation step '99'"),
         ("1,2@RA_V5_Q=8", {}, r"RA_V5_Q.*RA_V5_R"),
         ("1,2@RA_V5_R=many", {}, r"CONFIG_RA_V5_R=many"),
