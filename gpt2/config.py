@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from gpt2 import layers
 from gpt2.base.settings import check, check_path, named_paths, setting
 from gpt2.idle import Identity, all_warm_up, autocasts, gates_held, never_decays
 from gpt2.model_config import GPTConfig as GPTConfig
@@ -304,6 +305,8 @@ def _idle_in(identity: Identity) -> set[str]:
 
 def does_something(symbol: str, identity: Identity) -> bool:
     """Whether a setting of a run, or a member of a choice, can make a difference to the run of this identity."""
+    if symbol == layers.SYMBOL:
+        return symbol in identity  # of all layers, or of the baseline's attention, there is none
     keys = [key for key in _CONDITIONAL | _IDLE.keys() if symbol == key or symbol.startswith(f"{key}_")]
     key = max(keys, key=len, default=None)
     return key is None or (key in identity and key not in _idle_in(identity))

@@ -43,8 +43,13 @@ def keys_unmixed(run: Identity) -> bool:
 
 
 def plain_low_slot(run: Identity) -> bool:
-    """Whether w_rec is held where the low slot is like the rest of the head, so that its width R is no matter."""
+    """Whether w_rec is held where the low slot is like the rest of the head, so that its width R is no matter.
+
+    Where w_rec itself is as wide as the slot, R is: checkpoints hold it.
+    """
     if run["ATTENTION"] not in ("ra_v5", "ra_mla") or run["RA_V5_LEARN_W_REC"]:
+        return False
+    if run["RA_V5_FOLD"] in ("lerp_dims", "matrix"):
         return False
     at_rest = run["RA_V5_GATE_INIT"] == RA_V5_AT_REST[run["RA_V5_FOLD"]]
     # Folds of weights, but for the direct one, scale a head by w_std as a whole. Elsewhere the slot is scaled, or

@@ -7,6 +7,7 @@ A checkpoint holds the model's configuration beside its weights ("model_config",
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,6 +18,7 @@ from torch import Tensor
 from gpt2.base.errors import UserError, one_line
 from gpt2.base.text import shown
 from gpt2.config import GPTConfig
+from gpt2.idle import RA_V5_AT_REST
 from gpt2.model import GPT
 from gpt2.optimizer import gate_names
 from gpt2.run.checkpoint import load_newest, read_checkpoint
@@ -165,6 +167,23 @@ def load_initial_weights(model: GPT, init_from: str) -> None:
     except UserError as error:
         raise UserError(f"{origin}: {error} (`make convert` makes checkpoints of other people's GPT-2s)") from None
     load_weights(model, state, origin=origin, new_gates=True)
+    _require_same_fold(model.config, state, origin)
+
+
+def _require_same_fold(config: GPTConfig, state: dict[str, Any], origin: str) -> None:
+    """UserError where gates of RA v5 are of another fold, or of a slot of another width: here they would say another
+    thing. At rest they say nothing, in folds that rest at the same value."""
+    gates = {name: t for name, t in weights_of(state, origin=origin).items() if name.endswith((".w_std", ".w_rec"))}
+    of = state.get("model_config")
+    if not gates or not isinstance(of, dict):
+        return
+    ours = config.ra_v5_fold, config.ra_v5_R
+    theirs = str(of.get("ra_v5_fold", ours[0])), of.get("ra_v5_R", ours[1])
+    rests = {RA_V5_AT_REST.get(fold, math.nan) for fold in (ours[0], theirs[0])}
+    at_rest = all(bool((t == (1.0 if name.endswith("w_std") else min(rests))).all()) for name, t in gates.items())
+    if theirs != ours and not (len(rests) == 1 and at_rest):
+        there, here = (f"RA_V5_FOLD={shown(fold)}, RA_V5_R={shown(R)}" for fold, R in (theirs, ours))
+        raise UserError(f"{origin}: its gates are of {there}, and would say another thing here, with {here}")
 
 
 def _model_config(state: dict[str, Any], origin: str) -> GPTConfig:

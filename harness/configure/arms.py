@@ -161,11 +161,13 @@ def refuse_sweep(setting: str, symbol: str, values: Sequence[str]) -> None:
 
 
 def note_the_same_twice(configs: Mapping[str, RunConfig]) -> None:
-    """Say which arms, by name, would be the same run: it may be meant so."""
+    """Say which arms, by name, would be the same run: of two steps it may be meant so. UserError where it is of one."""
     runs: dict[str, str] = {}
     for name, config in configs.items():
         run = repr(sorted(_what_is_run(config).items()))
         if run in runs:
+            if runs[run].partition("@")[0] == name.partition("@")[0]:
+                raise UserError(f"RA_MLA_ABLATION_STEPS: {runs[run]} and {name} would be the same run: name each once")
             note(f"{runs[run]} and {name} are the same run under two names")
         runs.setdefault(run, name)
 

@@ -1,7 +1,7 @@
 """Runs on random tokens, in which there is nothing to learn: how far does Adam's noise alone move an arm's gates?
 
     results/<MODEL_NAME>/noise/     STUDY_GATE_NOISE seeds of every arm whose gates learn, an experiment of its own
-    <DATA_DIR>/noise-256-1228929/   the tokens, by vocabulary and number
+    <DATA_DIR>/noise-256-1228929-20512/   the tokens, by vocabulary and numbers, of training and validation
 
 harness/evidence/gate_noise.py compares.
 """
@@ -63,8 +63,8 @@ def write_noise(config: RunConfig) -> None:
 
 
 def _path(config: RunConfig) -> Path:
-    tokens, _ = _sizes(config)
-    return Path(config.data.data_dir, f"noise-{config.data.vocab_size}-{tokens}")
+    tokens, val = _sizes(config)
+    return Path(config.data.data_dir, f"noise-{config.data.vocab_size}-{tokens}-{val}")
 
 
 def _sizes(config: RunConfig) -> tuple[int, int]:

@@ -33,6 +33,8 @@ def parse_steps(where: str, text: str) -> tuple[Step, ...]:
 
 def _step(text: str) -> Step:
     name, *labels = text.split("@")
+    if labels and _RANGE.fullmatch(name):
+        raise ValueError(f"{text!r}: settings are of one step, and {name} is a range")
     settings: dict[str, str] = {}
     for label in labels:
         symbol, _, value = label.removeprefix("CONFIG_").partition("=")

@@ -142,12 +142,13 @@ class Plan:
     trials: Trials | None = None
     """What has to be trained first, to tune the arms; None where they are, or nothing is tuned."""
 
+    also_on_noise: frozenset[str] = frozenset()
+    """Names of the runs that are trained on random tokens too (STUDY_GATE_NOISE)."""
+
     @cached_property
     def gate_noise(self) -> Plan | None:
-        """STUDY_GATE_NOISE seeds of the arms whose gates learn, on random tokens; None where that is nothing."""
-        seeds = self.seeds[: self.study.gate_noise] if self.study else ()
-        arms = {run.step for run in self.arms if run.step in self.references and learns_gates(run.config)}
-        runs = [run for run in self.runs if run.seed in seeds and run.step in arms]
+        """Those runs on random tokens; None where there are none."""
+        runs = [run for run in self.runs if run.name in self.also_on_noise]
         return _on_noise(self, runs) if runs else None
 
     @property
@@ -199,6 +200,11 @@ def ablation_config(symbols: Symbols) -> AblationConfig:
         if symbol in varied:
             already = f"{symbol} is {varied[symbol]} already"
             raise UserError(f"RA_MLA_ABLATION_STEPS: @{symbol}={value}: {already}: it is the one or the other")
+        if symbol == "MAX_ITERS":  # its name would be that of one of STUDY_LENGTHS, on which there is no verdict
+            raise UserError(
+                f"RA_MLA_ABLATION_STEPS: @{symbol}={value}: another length of an arm is no arm: STUDY_LENGTHS asks for "
+                "lengths, as shares of MAX_ITERS"
+            )
     return AblationConfig(
         steps=steps,
         seeds=of_seeds,
@@ -257,6 +263,7 @@ def _make_plan(base: Resolved, ablation: AblationConfig, asked: Iterable[Assignm
         seeds=ablation.seeds,
         references={arm.name: references(runs[0].resolved) for arm, runs in zip(compared, of_arms, strict=False)},
         trials=trials,
+        also_on_noise=_also_on_noise(of_arms[: len(compared)], ablation.study.gate_noise),
     )
 
 
@@ -288,9 +295,19 @@ def plan_with(base: Resolved, settings: Sequence[Assignment]) -> Plan:
     resolved = overlay(base, settings)
     plan = make_plan(resolved, [*resolved.minimal(), *settings])
     for setting in settings:
-        if not any(does_something(setting.symbol, run.config.identity()) for run in plan.arms):
+        if setting.value and not any(does_something(setting.symbol, run.config.identity()) for run in plan.arms):
             note(f"{setting.symbol}={shown(setting.value)} does nothing in any of the runs that are asked for")
+    _note_less_noise(plan)
     return plan
+
+
+def _note_less_noise(plan: Plan) -> None:
+    """Say where fewer gates are trained on noise than STUDY_GATE_NOISE asks for."""
+    asked = plan.study.gate_noise if plan.study else 0
+    if asked and not plan.also_on_noise:
+        note(f"STUDY_GATE_NOISE={asked}: no arm that is compared has gates that learn")
+    elif asked > len(plan.seeds):
+        note(f"STUDY_GATE_NOISE={asked}: with {len(plan.seeds)}, which is as many seeds as there are")
 
 
 def save(plan: Plan, path: Path = DOTCONFIG) -> None:
@@ -370,6 +387,11 @@ def _trials(
         plan=Plan(base=base, directory=directory, runs=_by_seed(runs)),
         arms={arm: {t.name: settings_of(t, study) for t in trials} for arm, trials in of_arms.items()},
     )
+
+
+def _also_on_noise(of_arms: Sequence[Sequence[PlannedRun]], seeds: int) -> frozenset[str]:
+    """The names of the first so many runs of each arm whose gates learn."""
+    return frozenset(run.name for runs in of_arms if learns_gates(runs[0].config) for run in runs[:seeds])
 
 
 def _on_noise(plan: Plan, runs: Sequence[PlannedRun]) -> Plan:

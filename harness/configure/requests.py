@@ -69,7 +69,8 @@ def asked_plan(directory: Path, load: Callable[[Path], Resolved] = load_complete
         most = sorted(trials, key=lambda each: max(map(len, each.arms.values())))
         arms = {arm: of for each in most for arm, of in each.arms.items()}
         tuning = Trials(plan=replace(trials[-1].plan, runs=_all([each.plan for each in trials])), arms=arms)
-    return replace(plans[-1], runs=_all(plans), trials=tuning)
+    on_noise = frozenset[str]().union(*(plan.also_on_noise for plan in plans))
+    return replace(plans[-1], runs=_all(plans), trials=tuning, also_on_noise=on_noise)
 
 
 def _all(plans: Sequence[Plan]) -> tuple[PlannedRun, ...]:

@@ -35,7 +35,7 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
             return 130
         plan, began = _tuned(plan), None
     status = _train(plan, given, began)
-    if status == 130 or plan.gate_noise is None:
+    if status == 130 or (status and not plan.keeps_going) or plan.gate_noise is None:
         return status
     for run in plan.gate_noise.arms:
         write_noise(run.config)

@@ -136,6 +136,7 @@ class Paper:
         facts = {
             **{"date": self.date, "answer": self.answer(), "answering": study, "answering_name": name},
             **{"figure": self.figure(), "experiments": self.experiments, "paths": EXPERIMENTS},
+            **{"uses_exact_gelu": [of.path.name for of in self.experiments.values() if of and of.uses_exact_gelu]},
             **{"measurement_paths": MEASUREMENTS, "plan": read_json(DOCS / PLAN), "alpha": ALPHA, "power": POWER},
         }
         try:

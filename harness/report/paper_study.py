@@ -116,6 +116,11 @@ class Study:
         return "; ".join(f"{tokens / 1e6:,.0f} M tokens, hash `{digits}`" for digits, tokens in of.items())
 
     @property
+    def uses_exact_gelu(self) -> bool:
+        """Whether a run of it has nanoGPT's GELU and not GPT-2's."""
+        return any(run.settings.get("GELU_TANH") == "n" for run in self._runs)
+
+    @property
     def last_began(self) -> datetime | None:
         return max((run.began for run in self._runs if run.began), default=None)
 

@@ -179,7 +179,7 @@ def test_settings_of_an_arm_count_in_that_arm() -> None:
         ({"WARMUP_ITERS": "5000"}, {"MIN_LR": "1e-5"}),
         ({"WARMUP_ITERS": "5000"}, {"DECAY_LR": "n"}),
         ({"ATTENTION_RA_V5": "y", "RA_V5_LEARN_W_REC": "n"}, {"RA_V5_R": "8"}),
-        ({"ATTENTION_RA_V5": "y", "RA_V5_LEARN_W_REC": "n", "RA_V5_FOLD_MATRIX": "y"}, {"RA_V5_R": "8"}),
+        ({"ATTENTION_RA_V5": "y", "RA_V5_LEARN_W_REC": "n", "RA_V5_FOLD_LERP_KEYS": "y"}, {"RA_V5_R": "8"}),
         (
             {"ATTENTION_RA_MLA": "y", "RA_V5_LEARN_W_REC": "n", "RA_V5_LEARN_W_STD": "n"},
             {"RA_V5_R": "8", "RA_V5_GATE_LR_MULT": "3"},
@@ -198,6 +198,12 @@ def test_what_has_nothing_to_do_makes_no_other_run(run: dict[str, str], idle: di
     assert identity_differences(recorded, ours) == []
     assert identity_differences({**recorded, "BETA1": 0.8}, ours) == ["BETA1"]
     assert identity_differences(recorded, {**ours, "N_LAYER": 3}) == ["N_LAYER"]
+
+
+@pytest.mark.parametrize("fold", ["LERP_DIMS", "MATRIX"])
+def test_what_decides_the_shapes_in_a_checkpoint_makes_another_run(fold: str) -> None:
+    held = {"ATTENTION_RA_V5": "y", "RA_V5_LEARN_W_REC": "n", f"RA_V5_FOLD_{fold}": "y"}
+    assert identity_differences(config(**held).identity(), config(**held, RA_V5_R="8").identity()) == ["RA_V5_R"]
 
 
 def test_what_a_record_says_of_another_variant_is_not_held_against_a_run() -> None:

@@ -96,6 +96,9 @@ def test_a_step_may_have_settings_of_its_own() -> None:
         ("1,2@RA_V5_R=", {}, r"'RA_V5_R=' is not SYMBOL=value"),
         ("1,2@RA_V5_R=8@RA_V5_R=9", {}, r"sets RA_V5_R twice"),
         ("1,2@RA_V5_R=8,ra-v5-eager@CONFIG_RA_V5_R=8", {}, r"stands there twice"),
+        ("1,2@LEARNING_RATE=2e-3,2@LEARNING_RATE=0.002", {}, r"=2e-3 and .*=0.002 would be the same run"),
+        ("1,2@RA_V5_R=8@BETA1=0.8,2@BETA1=0.8@RA_V5_R=8", {}, r"would be the same run: name each once"),
+        ("1-2@RA_V5_R=8", {}, r"settings are of one step, and 1-2 is a range"),
         ("1,99@RA_V5_R=8", {}, r"there is no ablation step '99'"),
         ("1,2@RA_V5_Q=8", {}, r"RA_V5_Q.*RA_V5_R"),
         ("1,2@RA_V5_R=many", {}, r"CONFIG_RA_V5_R=many"),
@@ -109,6 +112,7 @@ def test_a_step_may_have_settings_of_its_own() -> None:
         ("1,2@RA_V5_R=8", {"ABLATION_SWEEP": "RA_V5_R=4,8"}, r"@RA_V5_R=8: RA_V5_R is swept already"),
         ("1,2@RA_V5_R=8", {"STUDY_TUNE": "LEARNING_RATE=1,2;RA_V5_R=4,8"}, r"RA_V5_R is tuned already"),
         ("1,1@MAX_ITERS=96", {"STUDY_LENGTHS": "0.8,1.25"}, r"MAX_ITERS is varied by STUDY_LENGTHS already"),
+        ("1,2,2@MAX_ITERS=96", {}, r"@MAX_ITERS=96: another length of an arm is no arm: STUDY_LENGTHS asks for"),
     ],
 )
 def test_settings_of_a_step_that_cannot_be(steps: str, symbols: dict[str, str], message: str) -> None:
@@ -326,3 +330,24 @@ def test_the_last_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         Path(".last-experiment").write_bytes(damaged)
         with pytest.raises(UserError, match=rf"^\.last-experiment: {message}"):
             last_experiment()
+
+
+@pytest.mark.parametrize(
+    ("steps", "asked", "said"),
+    [
+        ("1,5", {"ATTENTION_LAYERS": "0"}, "ATTENTION_LAYERS=0 does nothing in any of the runs that are asked for"),
+        ("1,2", {"ATTENTION_LAYERS": "0-11"}, "ATTENTION_LAYERS=0-11 does nothing in any of the runs"),
+        ("1,9", {"STUDY_GATE_NOISE": "2"}, "STUDY_GATE_NOISE=2: no arm that is compared has gates that learn"),
+        ("1,2", {"STUDY_GATE_NOISE": "4"}, "STUDY_GATE_NOISE=4: with 3, which is as many seeds as there are"),
+        ("1,2", {"STUDY_GATE_NOISE": "3", "ATTENTION_LAYERS": "0"}, ""),
+        ("1,2", {"ATTENTION_LAYERS": ""}, ""),
+    ],
+)
+def test_what_is_asked_for_in_vain_is_said(
+    steps: str, asked: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = configured(RA_MLA_ABLATION_MODE="y", RA_MLA_ABLATION_STEPS=steps, ABLATION_SEEDS="1-3")
+    plan_with(base, [Assignment(symbol, value, "command line") for symbol, value in asked.items()])
+    captured = capsys.readouterr()
+    notes = [line for line in (captured.out + captured.err).splitlines() if "same run under two names" not in line]
+    assert len(notes) == bool(said) and all(said in note for note in notes)

@@ -156,6 +156,13 @@ def test_trials_and_runs_on_noise_are_looked_at_as_runs_are(original: Path, expe
     }
 
 
+@pytest.mark.parametrize("within", ["tuning", "noise"])
+def test_what_was_stopped_before_its_first_run_is_nothing_to_look_at(experiment: Path, within: str) -> None:
+    (experiment / within).mkdir()
+    (experiment / within / "summary.csv").touch()
+    assert not found(experiment)
+
+
 def test_an_experiment_left_alone_is_ok(original: Path) -> None:
     findings = list(verify(original))
     assert [(f.run, f.check) for f in findings] == [

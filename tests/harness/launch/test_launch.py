@@ -95,6 +95,39 @@ def test_gates_are_trained_on_noise_last_as_their_arm_is_tuned(
     assert last_experiment() == plan.directory
 
 
+def test_gates_that_an_earlier_make_wanted_on_noise_are_trained_by_continue(makes: Makes) -> None:
+    untuned = {"STUDY_TUNE": "", "ABLATION_SEEDS": "1,2"}
+    makes.left = 2 * 2 + 1
+    assert launch.run_plan(makes.plan("baseline,ra-v5-eager", **untuned, STUDY_GATE_NOISE="2")) == 130
+    makes.left = 10**6
+    others = makes.plan("baseline,qk-norm", **untuned, STUDY_GATE_NOISE="1")
+    assert launch.run_plan(others) == 0
+    plan = asked_plan(others.directory)
+    assert plan.gate_noise is not None
+    wanted = ["ra-v5-eager/seed-1", "ra-v5-eager/seed-2", "qk-norm/seed-1"]
+    assert sorted(run.name for run in plan.gate_noise.runs) == sorted(wanted)
+
+
+@pytest.mark.parametrize(("keep_going", "noise"), [("y", 3), ("n", 0)])
+def test_gates_are_not_trained_on_noise_after_a_failure_that_stops_the_rest(
+    makes: Makes, monkeypatch: pytest.MonkeyPatch, keep_going: str, noise: int
+) -> None:
+    monkeypatch.setattr(launch, "_train", lambda plan, *_: makes.train(plan) or int(plan.study is not None))
+    asked = {"STUDY_TUNE": "", "STUDY_GATE_NOISE": "3", "KEEP_GOING": keep_going}
+    assert launch.run_plan(makes.plan("baseline,ra-v5-eager", **asked)) == 1
+    assert sum(line.startswith("noise/") for line in makes.trained) == noise
+
+
+def test_random_tokens_of_one_run_are_not_those_of_another(makes: Makes) -> None:
+    def tokens(**symbols: str) -> str:
+        plan = makes.plan("ra-v5-eager", STUDY_TUNE="", STUDY_GATE_NOISE="1", **symbols).gate_noise
+        assert plan is not None
+        return plan.runs[0].config.data.bin_dir
+
+    assert tokens() == tokens(LEARNING_RATE="2e-3")
+    assert len({tokens(), tokens(MAX_ITERS="13"), tokens(EVAL_TOKENS="512")}) == 3
+
+
 def test_tuning_that_was_interrupted_goes_on_as_it_was_asked_for(makes: Makes) -> None:
     makes.left = 3
     assert launch.run_plan(makes.plan()) == 130

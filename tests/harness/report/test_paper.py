@@ -12,6 +12,7 @@ import pytest
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
+from harness.evidence.launches import Launch
 from harness.report import paper
 from harness.report.paper import EXPERIMENTS, MARKDOWN, MEASUREMENTS, TEMPLATE, Paper
 from harness.report.paper_pdf import write_pdf
@@ -79,6 +80,8 @@ def test_an_experiment_has_its_section_once_it_is_there(tmp_path: Path) -> None:
     figures = results / EXPERIMENTS["study"] / "figures"
     figures.mkdir()
     (figures / "effects.svg").write_text("<svg/>")
+    for within in (".", "noise"):
+        Launch(devices=2, slots=2, runs=1, train_s=1800, wall_s=1800).record(figures.parent / within)
     paper = Paper(results=results)
     text = paper.render()
     assert text.count("Not run yet") == before.count("Not run yet") - 1
@@ -92,6 +95,8 @@ def test_an_experiment_has_its_section_once_it_is_there(tmp_path: Path) -> None:
     assert "| baseline | `LEARNING_RATE=1e-3` | 3 | none |" in text
     assert re.search(r"\| ra-v5-study \| .* \| `w_rec` \| 4 \| .* \| 0\.\d+ to 0\.\d+ \|", text)  # above noise
     assert "tuned.json: the trials that it was chosen from" in text and str(tmp_path) not in text
+    assert re.search(r"^\| gpt2-ra-v5-study \| \d+ \| 2 \| 2\.00 \| 0\.50 \|$", text, re.MULTILINE)
+    assert "- gpt2-controls was trained with the exact GELU" in text
     assert re.search(r"^\| ra-mla \| mla \| 4 \|", text, re.MULTILINE)
 
 
