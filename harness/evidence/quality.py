@@ -28,15 +28,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2.base.errors import UserError
+from gpt2.config import GPTConfig
 from gpt2.dotconfig import Assignment, Resolved
 from harness.configure.kconfig import find_step, overlay
-from harness.configure.plan import Plan, make_plan
+from harness.configure.plan import Plan, ablation_config, make_plan
 from harness.evidence.gate_noise import noise_of, of_heads, superiority
 from harness.evidence.paired import MIN_SEEDS, paired_test
 from harness.evidence.store import Experiment, RunRecord
 
 STEPS = {"baseline": "baseline", "ra_v5": "ra-v5-eager", "ra_mla": "ra-mla", "mla": "mla"}
 """Ablation step that trains a model, by the model's name."""
+
+MOST_ON_NOISE = 100
+"""Seeds, as STUDY_GATE_NOISE has it."""
 
 GATE = "w_rec"
 GATE_THRESHOLD = 0.1
@@ -118,9 +122,9 @@ def reference_of(model: str) -> str | None:
 
 _STUDY = {
     **{"ABLATION_SIZES": "", "STUDY_TUNE": "", "STUDY_LENGTHS": "", "STUDY_RERUNS": "0", "STUDY_LOOKS": "1"},
-    "STUDY_GATE_NOISE": "100",
+    "STUDY_GATE_NOISE": "0",
 }
-"""A pair alone, of a configuration that asks for more; and all of its seeds on noise."""
+"""A pair alone, of a configuration that asks for more."""
 
 
 def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) -> Plan:
@@ -137,7 +141,16 @@ def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) ->
         resolved = overlay(
             resolved, _assignments({"MODEL_NAME": f"quality-{model}{R}-{resolved.symbols['MAX_ITERS']}"})
         )
+    if _judges_gates(overlay(resolved, find_step(STEPS[model]).assignments()).run_config().model):
+        n = len(ablation_config(resolved.symbols).seeds)
+        resolved = overlay(resolved, _assignments({"STUDY_GATE_NOISE": str(min(n, MOST_ON_NOISE))}))
     return make_plan(resolved, [*resolved.minimal(), *overrides])
+
+
+def _judges_gates(model: GPTConfig) -> bool:
+    """Whether a run of this model has a w_rec to be judged: one number per head, that learns, and from 0."""
+    folds = ("lerp", "lerp_keys")
+    return model.attention in ("ra_v5", "ra_mla") and model.ra_v5_learn_w_rec and model.ra_v5_fold in folds
 
 
 def _assignments(settings: dict[str, str]) -> list[Assignment]:

@@ -115,10 +115,10 @@ def controls(experiment: Experiment, losses: Sequence[Comparison]) -> str:
     found = [_control(c, arms[c.step].title, arms[c.step].control) for c in losses if arms[c.step].control]
     if not found:
         return "What this experiment could see is not shown: none of its arms is a control, whose effect is known."
-    return f"This experiment could see: {'; '.join(found)}."
+    return f"What this experiment could see: {'; '.join(found)}."
 
 
 def _control(c: Comparison, title: str, due: str) -> str:
     worth = "" if c.compute is None else f" ({percent(c.compute)} of compute, {effect_interval(c)})"
-    as_due = "as it has to be" if c.verdict == due else f"and has to be {due}"
+    as_due = "as it has to be" if c.verdict == due else f"where it has to be {due}"
     return f"{title} is {c.verdict}{worth}, {as_due}"

@@ -63,6 +63,24 @@ def test_of_a_study_the_pair_alone_is_run_and_none_of_it_is_tuned_to_noise() -> 
     assert [run.step for run in noise.runs] == ["ra-v5-eager"] * 2
 
 
+@pytest.mark.parametrize(
+    ("model", "settings", "judged"),
+    [
+        ("baseline", {}, False),
+        ("ra_v5", {}, True),
+        ("ra_v5", {"RA_V5_FOLD_LERP_KEYS": "y"}, True),
+        ("ra_v5", {"RA_V5_FOLD_DIRECT": "y"}, False),
+        ("ra_v5", {"RA_V5_FOLD_MATRIX": "y"}, False),
+        ("ra_v5", {"RA_V5_LEARN_W_REC": "n"}, False),
+        ("ra_mla", {}, True),
+        ("mla", {}, False),
+    ],
+)
+def test_gates_are_trained_on_noise_where_they_are_judged(model: str, settings: dict[str, str], judged: bool) -> None:
+    noise = plan(model, ABLATION_SEEDS="3,1", **settings).gate_noise
+    assert [run.seed for run in noise.runs] == [3, 1] if judged and noise else noise is None and not judged
+
+
 def test_the_experiment_is_named_after_what_is_asked() -> None:
     assert plan("ra_v5").directory == Path("results/quality-ra_v5-R4-1000")
     assert plan("ra_mla", RA_V5_R="8", MAX_ITERS="50").directory.name == "quality-ra_mla-R8-50"

@@ -193,11 +193,11 @@ def test_an_arm_that_failed_is_not_better_without_that(tmp_path: Path) -> None:
 def test_what_became_of_the_controls_is_said(tmp_path: Path) -> None:
     write_pairs(tmp_path, [-0.010, -0.011, -0.012])
     assert report_of(tmp_path).controls.startswith("What this experiment could see is not shown")
-    for control, said in {"BETTER": "as it has to be", "NULL": "and has to be equivalent"}.items():
+    for control, said in {"BETTER": "as it has to be", "NULL": "where it has to be equivalent"}.items():
         with (tmp_path / "ra-v5-eager/seed-1/config").open("a") as file:
             file.write(f"CONFIG_STEP_CONTROL_{control}=y\n")
         found = report_of(tmp_path)
-        assert found.controls == f"This experiment could see: RA v5 is better, {said}."
+        assert found.controls == f"What this experiment could see: RA v5 is better, {said}."
         assert found.controls in Page(render(found, "report.html")).text
         assert found.controls in render(found, "report.md")
         text = (tmp_path / "ra-v5-eager/seed-1/config").read_text()
