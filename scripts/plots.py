@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpt2.base.errors import run_command
 from gpt2.base.text import showable
-from harness.configure.plan import configured_experiment
+from harness.configure.directories import configured_experiment
 from harness.evidence.comparison import write_comparison_csv
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment, write_summary_csv

@@ -12,8 +12,9 @@ import argparse
 import time
 
 from gpt2.base.errors import run_command
+from harness.configure.directories import last_experiment
 from harness.configure.kconfig import command_line_assignments, refuse_assignments
-from harness.configure.plan import configured_plan, last_experiment
+from harness.configure.plan import configured_plan
 from harness.configure.requests import asked_plan
 from harness.configure.slurm import slurm_config
 from harness.launch.launchers import get_ready

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.terminal import progress_bar
-from harness.configure.plan import configured_experiment
+from harness.configure.directories import configured_experiment
 from harness.evidence.again import choose, repeat, took_s
 from harness.evidence.findings import FAIL, NOTE, OK, Finding, findings
 from harness.evidence.verify import repeatable, verify

@@ -16,20 +16,19 @@ from pathlib import Path
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
-from gpt2.base.settings import check_path
 from gpt2.base.text import shown
 from gpt2.config import OptimizerConfig, RunConfig, does_something
 from gpt2.dotconfig import Assignment, Resolved, resolve_each
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
 from harness.configure.arms import Arm, beside, compared_arms, note_the_same_twice, references, refuse_sweep
+from harness.configure.directories import experiment_directory, run_directory, seed_directory
 from harness.configure.gate_noise import NOISE, learns_gates, on_noise
 from harness.configure.kconfig import (
     DOTCONFIG,
     Step,
     command_line_assignments,
     load_dotconfig,
-    named_experiment,
     note,
     overlay,
 )
@@ -40,9 +39,6 @@ from harness.configure.tuning import TRIALS, TUNED, Choice, read_tuned, settings
 
 _NO_CODE = {"SEED", "MAX_ITERS", *(str(f.metadata["symbol"]) for f in fields(OptimizerConfig))}
 """Settings with any value of which a run is the same code: they are numbers in it."""
-
-LAST_EXPERIMENT = Path(".last-experiment")
-"""Holds the directory of the experiment that `make` ran last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +206,7 @@ def ablation_config(symbols: Symbols) -> AblationConfig:
         seeds=of_seeds,
         sweep=sweep,
         study=study,
-        directory=_experiment_directory(symbols),
+        directory=experiment_directory(symbols),
     )
 
 
@@ -319,57 +315,6 @@ def save(plan: Plan, path: Path = DOTCONFIG) -> None:
     if path.exists() and path.read_bytes() != text.encode():
         write_text(path.with_name(path.name + ".old"), path.read_text(encoding="utf-8", errors="replace"))
     plan.base.write(path)
-
-
-def run_directory(results_dir: Path, model_name: str, step: str, seed: int) -> Path:
-    """Where a run lives."""
-    return results_dir / model_name / step / seed_directory(seed)
-
-
-def seed_directory(seed: int) -> str:
-    """Name of the directory of an arm's run."""
-    return f"seed-{seed}"
-
-
-def configured_experiment(environ: Mapping[str, str] = os.environ) -> Path:
-    """The directory of the experiment that make's RESULTS names, or `.config` and the settings of make's command line.
-
-    Raises UserError, also for settings of the command line that name no experiment.
-    """
-    if named := named_experiment(environ):
-        return named
-    settings = command_line_assignments(environ)
-    if others := [a.symbol for a in settings if a.symbol not in ("RESULTS_DIR", "MODEL_NAME")]:
-        raise UserError(
-            f"command line: {', '.join(others)}: what is already trained is only read here: "
-            "RESULTS_DIR and MODEL_NAME say where it is"
-        )
-    return _experiment_directory(overlay(load_dotconfig(), settings).symbols)
-
-
-def remember_experiment(plan: Plan) -> None:
-    """Note down that this experiment is the last one, for `make continue`."""
-    write_text(LAST_EXPERIMENT, f"{plan.directory}\n")
-
-
-def last_experiment() -> Path:
-    """The directory of the experiment that was run last. UserError if there is none."""
-    try:
-        name = LAST_EXPERIMENT.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        raise UserError("there is nothing to continue: `make` starts an ablation") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{LAST_EXPERIMENT}: cannot be read: {error}") from None
-    if not name:
-        raise UserError(f"{LAST_EXPERIMENT}: is empty, and should name the last experiment's directory: run `make`")
-    return Path(name)
-
-
-def _experiment_directory(symbols: Symbols) -> Path:
-    """<RESULTS_DIR>/<MODEL_NAME>."""
-    results = str(symbols["RESULTS_DIR"])
-    check_path("RESULTS_DIR", results)
-    return Path(results, str(symbols["MODEL_NAME"]))
 
 
 def _trials(

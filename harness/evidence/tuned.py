@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gpt2.base.errors import UserError
-from harness.configure.plan import seed_directory
+from harness.configure.directories import seed_directory
 from harness.configure.registration import REGISTRATION
 from harness.configure.tuning import TRIALS, TUNED, Choice, Trial, Tuned, parse_tuned
 from harness.evidence.registration import entries_of

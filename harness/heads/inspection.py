@@ -29,7 +29,7 @@ from gpt2.data.dataset import open_dataset
 from gpt2.data.tokenizer import Tokenizer, load_tokenizer
 from gpt2.run.load import load_model
 from gpt2.symbols import padded, run_config
-from harness.configure.plan import configured_experiment
+from harness.configure.directories import configured_experiment
 from harness.evidence.store import Json, load_experiment, write_csv
 from harness.heads.figures import draw_heads
 from harness.heads.measures import MIN_TOKENS, Heads, Measure, observe

@@ -32,7 +32,8 @@ from gpt2.run.checkpoint import KEEP
 from gpt2.run.directory import hold
 from gpt2.run.evaluation import due_steps
 from gpt2.run.records import read_summary
-from harness.configure.plan import Plan, PlannedRun, run_directory
+from harness.configure.directories import run_directory
+from harness.configure.plan import Plan, PlannedRun
 from harness.launch.forecast import Cost
 from harness.launch.launchers import POLL_S, end, start_local
 from harness.launch.outlook import Estimate, duration, print_outlook

@@ -21,7 +21,8 @@ from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.dotconfig import Assignment
 from gpt2.run.record import check_identity, code_state, run_identity
 from gpt2.run.records import read_summary
-from harness.configure.plan import Plan, remember_experiment, running_order
+from harness.configure.directories import remember_experiment
+from harness.configure.plan import Plan, running_order
 from harness.configure.registration import register
 from harness.configure.requests import record_request
 from harness.evidence.digests import Digests, SummaryTable
@@ -98,7 +99,7 @@ def get_ready_to_run(plan: Plan, say: Callable[[str], object] = print) -> tuple[
     digests.keep()
     if plan.study is not None:
         record_request(plan)
-        remember_experiment(plan)
+        remember_experiment(plan.directory)
         data = {f"{config.dataset}, {config.tokenizer}": dataset.hash for config, dataset in datasets.items()}
         if said := register(plan, code=code_state(), data=data):
             say(said)

@@ -11,8 +11,9 @@ from gpt2 import dotconfig
 from gpt2.base.errors import UserError
 from gpt2.dotconfig import Assignment, Resolved, load, resolve, settable_symbols
 from gpt2.model import GPT
+from harness.configure.directories import last_experiment, remember_experiment
 from harness.configure.kconfig import find_step, list_defconfigs, list_steps, overlay
-from harness.configure.plan import Plan, last_experiment, make_plan, plan_with, remember_experiment
+from harness.configure.plan import Plan, make_plan, plan_with
 
 
 def configured(**symbols: str) -> Resolved:
@@ -324,7 +325,7 @@ def test_the_last_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="nothing to continue"):
         last_experiment()
-    remember_experiment(plan(MODEL_NAME="mine"))
+    remember_experiment(plan(MODEL_NAME="mine").directory)
     assert last_experiment() == Path("results/mine")
     for damaged, message in {b"": "is empty", b" \n": "is empty", b"\xff\xfe": "cannot be read"}.items():
         Path(".last-experiment").write_bytes(damaged)

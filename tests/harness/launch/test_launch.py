@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gpt2.base.errors import UserError
-from harness.configure.plan import Plan, last_experiment, make_plan
+from harness.configure.directories import last_experiment
+from harness.configure.plan import Plan, make_plan
 from harness.configure.requests import asked_plan
 from harness.launch import launch
 from tests.harness.synthetic_runs import write_run
