@@ -1,6 +1,6 @@
 """Where an experiment and its runs lie, and which experiment is meant.
 
-    <RESULTS_DIR>/<MODEL_NAME>/<step>/seed-<seed>/
+<RESULTS_DIR>/<MODEL_NAME>/<step>/seed-<seed>/
 """
 
 from __future__ import annotations

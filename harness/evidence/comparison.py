@@ -127,6 +127,12 @@ class Comparison:
         return nominal_levels(self.block.sizes)[self.look_number - 1] if self.look_number else ALPHA
 
     @property
+    def was_shown_earlier(self) -> bool:
+        """Whether an earlier look has shown a difference, which stays, that this one by itself would not show."""
+        has_zero = self.ci_low is not None and self.ci_high is not None and self.ci_low <= 0 <= self.ci_high
+        return self.verdict in ("better", "worse") and has_zero
+
+    @property
     def failed(self) -> str:
         """On how many of its seeds the arm failed."""
         seeds = self.block.sizes[self.look_number - 1] if self.look_number else len(self.block.seeds)

@@ -64,9 +64,17 @@ def judge(found: Sequence[Comparison], before: Sequence[Comparison], margin: flo
         family = families[c.block.order]
         level = nominal_levels(c.block.sizes, ALPHA / family)[c.look_number - 1]
         c = replace(c, p_holm=adjusted[id(c)], detectable=detectable_difference(list(c.deltas.values()), level))
-        return _verdict(c, family, margin) if was is None else replace(c, verdict=was.verdict)
+        return _verdict(c, family, margin) if was is None else _as_shown(replace(c, verdict=was.verdict))
 
     return [judged(c, was) for c, was in zip(current, stands, strict=True)]
+
+
+def _as_shown(c: Comparison) -> Comparison:
+    """A comparison whose verdict is an earlier look's, and a note where it would not be this one's."""
+    if not c.was_shown_earlier:
+        return c
+    note = "shown at an earlier look, which stays; the interval of this one does not leave out 0"
+    return replace(c, note="; ".join(filter(None, [c.note, note])))
 
 
 def _verdict(c: Comparison, family: int, margin: float) -> Comparison:

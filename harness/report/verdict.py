@@ -83,6 +83,8 @@ def _behind(c: Comparison, titles: dict[str, str]) -> str:
         parts.append(f"worth {percent(c.compute)} of compute{within}")
     if c.verdict in ("better", "worse"):
         parts.append(f"{_amount(c)} against {titles[c.reference]}")
+    if c.was_shown_earlier:
+        parts.append("shown at an earlier look, which stays")
     if failed := _failed(c):
         parts.append(failed)
     return f" ({'; '.join(parts)})" if parts else ""

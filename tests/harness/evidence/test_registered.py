@@ -15,6 +15,7 @@ from harness.configure.registration import read_registration
 from harness.evidence.comparison import Comparison
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
+from harness.report.verdict import verdict
 from tests.harness.synthetic_runs import write_run
 
 REGISTERED, AMENDED = "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"
@@ -102,6 +103,12 @@ def test_what_a_look_has_shown_stays(tmp_path: Path) -> None:
     (c,) = rows(tmp_path)
     assert (c.verdict, c.look, c.n) == ("better", "2 of 2", 6)
     assert c.p_value is not None and c.p_value > 0.5
+    assert c.ci_low is not None and c.ci_high is not None and c.ci_low < 0 < c.ci_high
+    assert "shown at an earlier look, which stays" in c.note
+    assert "; shown at an earlier look, which stays)" in verdict(load_experiment(tmp_path), [c])
+    write_seeds(tmp_path, CLEAR[:6])
+    (c,) = rows(tmp_path)
+    assert c.verdict == "better" and "earlier look" not in c.note
 
 
 def test_a_failed_seed_counts_for_a_look_and_one_that_goes_on_does_not(tmp_path: Path) -> None:
