@@ -129,7 +129,7 @@ class Paper:
             keep_trailing_newline=True,
             undefined=jinja2.StrictUndefined,
         )
-        environment.filters |= {"percent": percent, "signed": signed, "decimal": _decimal}
+        environment.filters |= {"percent": percent, "signed": signed, "decimal": _decimal, "interval": effect_interval}
         environment.filters |= {"link": self.link, "table": markdown_table}
         environment.globals |= {"the": the, "kv_memory": kv_memory}
         name, study = self.answering
