@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Tests run many small models, often in processes beside each other: threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +14,9 @@ from hypothesis import settings
 # How long an example takes is the machine's business, and the first one may import for all.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that tests start and send one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `make test V=1` must not reach the makes and commands that tests run.
 for name in list(os.environ):

@@ -40,8 +40,9 @@ BASE = {
 CONTROLS = (*("placebo", "rope", "sdpa-gate-headwise", "value-residual", "gqa", "mqa", "sliding-window", "uniform"),)
 """Arms whose settings are few, and otherwise the baseline's."""
 
-SHAPES = {("uniform", "N_HEAD")}
-"""What a model is made of and recorded with, though without dropout it computes the same with any other number."""
+SHAPES = {("uniform", "N_HEAD"), ("gqa", "ATTENTION_LAYERS")}
+"""What a model is made of and recorded with, though without dropout it computes the same with any other number; and of
+two heads GQA shares nothing, so that it is the baseline in any layer."""
 
 VARIATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "as it is": (",".join(step.name for step in list_steps() if step.name not in CONTROLS), {}),
