@@ -62,7 +62,7 @@ def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], 
                 kept = [a for a in arm.assignments if a.symbol not in COMPILE]
                 arm = replace(arm, assignments=(*kept, Assignment("COMPILE_MODEL", "y", "STUDY_COMPILE")))
             arm = replace(arm, name=name + (f"@{SIZE}={size.name}" if size else ""))
-            if step:
+            if step and step.settings:
                 arm = _as_asked(base, arm, step)
             arms += swept(base, arm, sweep, "ABLATION_SWEEP")
     for symbol, values in sweep:
@@ -160,8 +160,8 @@ def refuse_sweep(setting: str, symbol: str, values: Sequence[str]) -> None:
         )
 
 
-def note_the_same_twice(configs: Mapping[str, RunConfig]) -> None:
-    """Say which arms, by name, would be the same run: of two steps it may be meant so. UserError where it is of one."""
+def refuse_the_same_twice(configs: Mapping[str, RunConfig]) -> None:
+    """Raise UserError where two arms of one step would be the same run. Of two steps it is said: it may be meant so."""
     runs: dict[str, str] = {}
     for name, config in configs.items():
         run = repr(sorted(_what_is_run(config).items()))

@@ -1,7 +1,4 @@
-"""Where an experiment and its runs lie, and which experiment is meant.
-
-<RESULTS_DIR>/<MODEL_NAME>/<step>/seed-<seed>/
-"""
+"""Where an experiment and its runs lie, <RESULTS_DIR>/<MODEL_NAME>/<step>/seed-<seed>/, and which one is meant."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from gpt2.config import OptimizerConfig, RunConfig, does_something
 from gpt2.dotconfig import Assignment, Resolved, resolve_each
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
-from harness.configure.arms import Arm, beside, compared_arms, note_the_same_twice, references, refuse_sweep
+from harness.configure.arms import Arm, beside, compared_arms, references, refuse_sweep, refuse_the_same_twice
 from harness.configure.directories import experiment_directory, run_directory, seed_directory
 from harness.configure.gate_noise import NOISE, learns_gates, on_noise
 from harness.configure.kconfig import (
@@ -249,7 +249,7 @@ def _make_plan(base: Resolved, ablation: AblationConfig, asked: Iterable[Assignm
     ]
     others = beside(base, compared, study)
     of_arms = [_runs_of_arm(base, arm, ablation.directory, ablation.seeds) for arm in (*compared, *others)]
-    note_the_same_twice({runs[0].step: runs[0].config for runs in of_arms[: len(compared)]})
+    refuse_the_same_twice({runs[0].step: runs[0].config for runs in of_arms[: len(compared)]})
     _refuse_what_no_run_takes(base.minimal() if asked is None else asked, ablation, [runs[0] for runs in of_arms])
     return Plan(
         base=base,

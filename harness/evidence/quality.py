@@ -31,16 +31,13 @@ from gpt2.base.errors import UserError
 from gpt2.config import GPTConfig
 from gpt2.dotconfig import Assignment, Resolved
 from harness.configure.kconfig import find_step, overlay
-from harness.configure.plan import Plan, ablation_config, make_plan
+from harness.configure.plan import Plan, make_plan
 from harness.evidence.gate_noise import noise_of, of_heads, superiority
 from harness.evidence.paired import MIN_SEEDS, paired_test
 from harness.evidence.store import Experiment, RunRecord
 
 STEPS = {"baseline": "baseline", "ra_v5": "ra-v5-eager", "ra_mla": "ra-mla", "mla": "mla"}
 """Ablation step that trains a model, by the model's name."""
-
-MOST_ON_NOISE = 100
-"""Seeds, as STUDY_GATE_NOISE has it."""
 
 GATE = "w_rec"
 GATE_THRESHOLD = 0.1
@@ -120,11 +117,14 @@ def reference_of(model: str) -> str | None:
     return settings["STEP_REFERENCE"].split(",")[0] or None
 
 
-_STUDY = {
+_NO_STUDY = {
     **{"ABLATION_SIZES": "", "STUDY_TUNE": "", "STUDY_LENGTHS": "", "STUDY_RERUNS": "0", "STUDY_LOOKS": "1"},
     "STUDY_GATE_NOISE": "0",
 }
 """A pair alone, of a configuration that asks for more."""
+
+_ALL_ON_NOISE = {"STUDY_GATE_NOISE": "100"}
+"""All of its seeds, as many as a study may have there."""
 
 
 def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) -> Plan:
@@ -134,7 +134,7 @@ def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) ->
     UserError where they do not fit.
     """
     steps = ",".join(filter(None, [reference_of(model), STEPS[model]]))
-    pair = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps, "ABLATION_SWEEP": "", **_STUDY}
+    pair = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps, "ABLATION_SWEEP": "", **_NO_STUDY}
     resolved = overlay(base, overrides, _assignments(pair))
     if not any(a.symbol == "MODEL_NAME" for a in overrides):
         R = f"-R{resolved.symbols['RA_V5_R']}" if model.startswith("ra") else ""
@@ -142,8 +142,7 @@ def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) ->
             resolved, _assignments({"MODEL_NAME": f"quality-{model}{R}-{resolved.symbols['MAX_ITERS']}"})
         )
     if _judges_gates(overlay(resolved, find_step(STEPS[model]).assignments()).run_config().model):
-        n = len(ablation_config(resolved.symbols).seeds)
-        resolved = overlay(resolved, _assignments({"STUDY_GATE_NOISE": str(min(n, MOST_ON_NOISE))}))
+        resolved = overlay(resolved, _assignments(_ALL_ON_NOISE))
     return make_plan(resolved, [*resolved.minimal(), *overrides])
 
 
