@@ -14,7 +14,7 @@ from gpt2.base.files import ROOT
 from gpt2.machine.device import DTYPES, autocast_dtype, power_w, slow_precision
 
 FAULTS_PER_STEP = """
-import resource, sys
+import itertools, resource, statistics, sys
 from pathlib import Path
 import torch
 from harness.measure import training
@@ -26,12 +26,13 @@ training._write_tokens(load, folder)
 batches = training._batches(load, cpu, folder)
 trainer = training.OurTrainer(load, training.OURS["baseline"], cpu, folder, Stopwatch(cpu))
 
-def steps():
-    for batch in 5 * batches:
+def page_faults():
+    for batch in batches:
         trainer.step(batch)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-print((-steps() + steps()) / 20)
+counts = [page_faults() for _ in range(15)][4:]
+print(statistics.median((after - before) / len(batches) for before, after in itertools.pairwise(counts)))
 """
 
 
@@ -39,8 +40,10 @@ print((-steps() + steps()) / 20)
 def test_training_on_a_cpu_keeps_its_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FAULTS_PER_STEP, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    # Pages that come from the system fault when they are first used: without keep_freed_memory, thousands a step.
-    assert float(done.stdout) < 100
+    # Pages that come from the system fault when they are first used: without keep_freed_memory, thousands a step. The
+    # median, after some steps, since freed memory falls to pieces, and the heap grows by a few MB now and then, ever
+    # more seldom.
+    assert float(done.stdout) < 10
 
 
 def test_autocasts_precision_is_that_of_a_product() -> None:
