@@ -15,6 +15,7 @@ from typing import Any
 
 from gpt2.base.files import naming, read_file
 from gpt2.run.records import is_finite
+from harness.evidence.store import parts
 
 NAME = "launches.jsonl"
 MAX_LAUNCHES = 1 << 26
@@ -78,13 +79,21 @@ class Launch:
 
 
 def read_launches(experiment: Path) -> list[Launch]:
-    """The makes of an experiment, oldest first; none where the file is not there. Raises UserError where it cannot be
-    read. Lines that are none of a runner's, such as half a last one, are left out: nothing else relies on them."""
+    """The makes of one directory of runs, oldest first; none where the file is not there.
+
+    Lines that are none of a runner's, such as half a last one, are left out: nothing else relies on them. Raises
+    UserError where the file cannot be read.
+    """
     path = experiment / NAME
     if not path.exists():
         return []
     lines = (_launch(line) for line in read_file(path, MAX_LAUNCHES).split(b"\n"))
     return [launch for launch in lines if launch]
+
+
+def launches_of(experiment: Path) -> list[Launch]:
+    """The makes that trained something of an experiment, its trials or its runs on noise. Raises UserError."""
+    return [launch for part in parts(experiment) for launch in read_launches(part) if launch.runs]
 
 
 def _launch(text: bytes) -> Launch | None:

@@ -25,6 +25,7 @@ from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
 from harness.configure.arms import COMPILE, PATHS
+from harness.configure.gate_noise import NOISE
 from harness.configure.kconfig import SIZE, list_steps
 from harness.configure.registration import REGISTRATION, Entry, read_registration
 from harness.configure.tuning import TRIALS
@@ -254,6 +255,12 @@ def run_directories(path: Path) -> list[tuple[str, int, Path]]:
     """Step, seed and directory of each run below an experiment's directory, in no particular order."""
     found = [(directory, _SEED.fullmatch(directory.name)) for directory in path.glob("*/seed-*")]
     return [(directory.parent.name, int(match[1]), directory) for directory, match in found if match]
+
+
+def parts(path: Path) -> list[Path]:
+    """The directories of an experiment that hold runs: its own, and those of its trials and of its runs on noise, which
+    are experiments too. A make that was stopped early leaves such a directory without any."""
+    return [part for part in (path, path / TRIALS, path / NOISE) if run_directories(part)]
 
 
 def by_arm(runs: Iterable[tuple[str, int, Path]]) -> list[list[tuple[str, int, Path]]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import functools
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +29,9 @@ from gpt2.run.checkpoint import read_checkpoint, sha256_of, verified
 from gpt2.run.load import model_of
 from gpt2.run.lock import RunLock
 from gpt2.run.record import code_state
-from harness.configure.gate_noise import NOISE
 from harness.configure.kconfig import list_steps, overlay
 from harness.configure.registration import REGISTRATION
-from harness.configure.tuning import TRIALS, TUNED
+from harness.configure.tuning import TUNED
 from harness.evidence.findings import NOTE, Finding, Note, Said, Wrong, findings
 from harness.evidence.launches import NAME as LAUNCHES
 from harness.evidence.recount import differ, line_errors, summary_errors
@@ -44,8 +42,10 @@ from harness.evidence.store import (
     Json,
     RunRecord,
     load_experiment,
+    parts,
     read_metrics,
     read_settings,
+    run_directories,
     summary_row,
 )
 from harness.evidence.tuned import tuning_errors
@@ -106,30 +106,24 @@ class Evidence:
             return None
 
 
-def run_directories(experiment: Path) -> list[Path]:
-    """Of all runs. Raises UserError where there are none."""
-    found = [path for path in experiment.glob("*/seed-*") if re.fullmatch(r"seed-[0-9]{1,10}", path.name)]
-    if not found:
-        raise UserError(f"{experiment}: holds no runs; name an experiment, RESULTS=results/NAME")
-    return sorted(found, key=lambda path: (path.parent.name, int(path.name.removeprefix("seed-"))))
-
-
 def verify(experiment: Path) -> Iterator[Finding]:
     """Look at every run, and at the table of them; then so at trials and at runs on noise, experiments of their own.
 
     Raises UserError where there is no run.
     """
+    if not (found := parts(experiment)):
+        raise UserError(f"{experiment}: holds no runs; name an experiment, RESULTS=results/NAME")
+    if experiment not in found:
+        yield Finding(run=experiment.name, check="records", outcome=NOTE, text="no run yet beside those below")
     scans: Scans = {}
-    yield from _verify(experiment, scans)
-    for within in (TRIALS, NOISE):
-        if any((experiment / within).glob("*/seed-*")):  # of a make that was stopped early there is a folder alone
-            for finding in _verify(experiment / within, scans):
-                yield replace(finding, run=f"{within}/{finding.run}")
+    for part in found:
+        for finding in _verify(part, scans):
+            yield replace(finding, run=str(part.relative_to(experiment) / finding.run))
 
 
 def _verify(experiment: Path, scans: Scans) -> Iterator[Finding]:
     runs = []
-    for path in run_directories(experiment):
+    for _, _, path in sorted(run_directories(experiment)):
         runs.append(run := Evidence(path))
         if RunLock.is_held(path):
             yield Finding(run=run.name, check="records", outcome=NOTE, text="is being trained now: not looked at")
@@ -153,8 +147,9 @@ def verify_whole(experiment: Path) -> Iterator[Finding]:
 
 def repeatable(experiment: Path) -> dict[Path, Json]:
     """Summaries, by directory, of the finished runs that can be trained again: of this version, with data here."""
-    runs = [run for run in map(Evidence, run_directories(experiment)) if run.status == "done" and not run.damage]
-    return {run.path: run.summary for run in runs if run.summary and run.config and is_here(run.config.data)}
+    runs = (Evidence(path) for _, _, path in sorted(run_directories(experiment)))
+    done = [run for run in runs if run.status == "done" and not run.damage]
+    return {run.path: run.summary for run in done if run.summary and run.config and is_here(run.config.data)}
 
 
 def _records(run: Evidence) -> Said:

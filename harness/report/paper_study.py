@@ -16,12 +16,10 @@ import numpy as np
 from gpt2.base.errors import UserError
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
-from harness.configure.gate_noise import NOISE
-from harness.configure.tuning import TRIALS
 from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import contamination
 from harness.evidence.gate_noise import Superiority, noise_of, of_heads, superiority
-from harness.evidence.launches import Launch, device_hours, mean_efficiency, read_launches
+from harness.evidence.launches import Launch, device_hours, launches_of, mean_efficiency
 from harness.evidence.noise import spread_of_reruns
 from harness.evidence.quality import GATE, GATE_THRESHOLD
 from harness.evidence.registration import entries_of
@@ -251,9 +249,7 @@ class Study:
 
     @cached_property
     def launches(self) -> list[Launch]:
-        """Its makes, and those of its trials and of its runs on noise."""
-        paths = (self.path, self.path / TRIALS, self.path / NOISE)
-        return [launch for path in paths for launch in read_launches(path) if launch.runs]
+        return launches_of(self.path)
 
     @property
     def device_hours(self) -> float:

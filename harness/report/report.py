@@ -29,7 +29,7 @@ from harness.configure.requests import Request, asked_plan, requests
 from harness.configure.tuning import TRIALS
 from harness.evidence.comparison import Comparison, write_comparison_csv
 from harness.evidence.contamination import contamination, identity
-from harness.evidence.launches import device_hours, mean_efficiency, mean_error, read_launches
+from harness.evidence.launches import device_hours, launches_of, mean_efficiency, mean_error
 from harness.evidence.registration import registration_errors
 from harness.evidence.retrained import retrained
 from harness.evidence.stats import compare, reference_of
@@ -248,15 +248,16 @@ def _facts(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 def _launches(experiment: Experiment) -> list[tuple[str, str]]:
-    """What its makes took, and how far `make estimate` was off; nothing where that cannot be told."""
+    """What its makes took, trials and runs on noise included, and how far `make estimate` was off; nothing where that
+    cannot be told."""
     try:
-        launches = [launch for launch in read_launches(experiment.path) if launch.runs]
+        launches = launches_of(experiment.path)
     except UserError:
         return []
     if not launches:
         return []
     hours, efficiency = device_hours(launches), mean_efficiency(launches)
-    text = f"{count(len(launches), 'make')}, {hours:.3g} device hours, efficiency {efficiency:.2f}"
+    text = f"{len(launches)}; {hours:.3g} device hours, efficiency {efficiency:.2f}"
     if found := mean_error(launches):
         estimates, error = found
         text += f"; {count(estimates, 'estimate')}, off by {error:.0%} on average"

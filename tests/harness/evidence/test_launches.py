@@ -51,7 +51,12 @@ def test_the_report_says_what_makes_took_and_how_far_estimates_were_off(tmp_path
     assert "Launches" not in facts_of(tmp_path)
     write(tmp_path, line(predicted_s=110), line(runs=0, train_s=0))
     facts = facts_of(tmp_path)
-    assert facts["Launches"] == "1 make, 0.0556 device hours, efficiency 0.90; 1 estimate, off by 10% on average"
+    assert facts["Launches"] == "1; 0.0556 device hours, efficiency 0.90; 1 estimate, off by 10% on average"
+    write_ablation(tmp_path / "tuning")
+    write(tmp_path / "tuning", line())
+    (tmp_path / "noise").mkdir()
+    write(tmp_path / "noise", line())  # and no run
+    assert facts_of(tmp_path)["Launches"].startswith("2; 0.111 device hours, efficiency 0.90; ")
     (tmp_path / "launches.jsonl").unlink()
     (tmp_path / "launches.jsonl").mkdir()
     assert "Launches" not in facts_of(tmp_path)

@@ -156,6 +156,14 @@ def test_trials_and_runs_on_noise_are_looked_at_as_runs_are(original: Path, expe
     }
 
 
+def test_trials_are_looked_at_before_there_is_more(original: Path, tmp_path: Path) -> None:
+    shutil.copytree(original, tmp_path / "mine" / "tuning")
+    flip(tmp_path / "mine" / "tuning" / FIRST / "checkpoints" / "step-00000017.pt")
+    note, *rest = verify(tmp_path / "mine")
+    assert (note.run, note.outcome) == ("mine", NOTE)
+    assert {f.run for f in rest if f.outcome == FAIL} == {f"tuning/{FIRST}"}
+
+
 @pytest.mark.parametrize("within", ["tuning", "noise"])
 def test_what_was_stopped_before_its_first_run_is_nothing_to_look_at(experiment: Path, within: str) -> None:
     (experiment / within).mkdir()
