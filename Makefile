@@ -119,13 +119,13 @@ paper: $(ENV) ## The technical report anew, from results/, and its PDF
 .PHONY: verify parity profile quality bench convert
 verify: $(ENV) ## Are results what they say? Also trains a short run again
 	$(RUN) scripts.verify
-parity: $(ENV) ## Same weights, gates at rest: is every arm its baseline?
+parity: $(ENV) ## Same weights, gates at rest: is each form of RA v5 its baseline?
 	$(RUN) scripts.check_parity
-profile: $(ENV) ## Kernels, allocations and peak memory of every arm
+profile: $(ENV) ## Kernels, allocations and peak memory of RA v5, MLA and baseline
 	$(RUN) scripts.profile_kernels
 quality: $(ENV) ## Train RA v5 and the baseline in pairs, and judge
 	$(RUN) scripts.quick_quality_test
-bench: $(ENV) ## Time an attention layer, and a training step, of every arm
+bench: $(ENV) ## Time an attention layer, and a training step, beside nanoGPT's
 	$(RUN) scripts.benchmark_attention
 	$(RUN) scripts.benchmark_training
 convert: $(ENV) ## Convert a model: IN=gpt2 OUT=ra-v5.pt [TO=hf] [R=4]

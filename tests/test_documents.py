@@ -26,14 +26,17 @@ def tracked() -> set[str]:
 
 
 def named_in(document: Path) -> set[str]:
-    """Files that a document links to, shows, or names below results/, relative to the checkout."""
+    """Files that a document links to, shows, or names below a room of the code or results/, relative to the checkout."""
     text = document.read_text()
     targets = {link.partition("#")[0] for link in re.findall(r"\]\(([^):]+)\)", text)}
     # A README of reference results names its neighbours without their directory.
     if document.parent.parent.name == "results":
         targets |= set(re.findall(r"`([\w-]+\.(?:json|txt))`", text))
     linked = {str((document.parent / target).resolve().relative_to(ROOT)) for target in targets if target}
-    return linked | set(re.findall(r"\bresults/(?:cpu|h100)/[\w-]+\.\w+", text))
+    code = set(re.findall(r"(?<![\w/.-])(?:tests|gpt2|harness|scripts|defconfigs)/[\w/-]+\.(?:py|config|md)\b", text))
+    tests = {path for path in code if "/test_" in path}  # some are named from their room on
+    named = code - tests - {"gpt2/attention/foo.py"} | {f"tests/{path.removeprefix('tests/')}" for path in tests}
+    return linked | named | set(re.findall(r"\bresults/(?:cpu|h100)/[\w-]+\.\w+", text))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

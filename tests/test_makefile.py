@@ -293,6 +293,22 @@ def test_an_old_python_is_told_so() -> None:
     assert re.fullmatch(r"error: Python 3\.10 or newer is needed, and .+ is \S+\n", result.stderr)
 
 
+SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("[!_]*.py")}
+BY_THEMSELVES = {"audit", "no_such_target", "reference", "venv"}
+"""These import nothing that could be missing."""
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS - BY_THEMSELVES))
+def test_a_python_that_lacks_packages_is_told_which(script: str) -> None:
+    # -S: no site-packages, as of a Python that has nothing installed.
+    command = [sys.executable, "-S", "-m", f"scripts.{script}", "--help"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1
+    said = r"error: \S+: the package \w+ is not installed; `make` without PYTHON .+\n"
+    assert re.fullmatch(said, result.stderr)
+
+
 def test_constraints_pin_every_dependency() -> None:
     pins = (ROOT / "constraints.txt").read_text()
     project = (ROOT / "pyproject.toml").read_text().partition("tracking = [")[0]

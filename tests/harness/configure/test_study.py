@@ -312,5 +312,5 @@ def test_a_trial_that_ended_otherwise_stops_tuning(tmp_path, how):
         finished(run, 3.0)
     if how != "absent":
         finished(last, 3.0, status=how, error="no space left on device")
-    with pytest.raises(UserError, match=r"seed-1001: the trial is .*run make again"):
+    with pytest.raises(UserError, match=r"seed-1002: the trial is .*run make again"):
         choose(plan.trials)
