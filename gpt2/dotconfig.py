@@ -196,6 +196,11 @@ def resolve(*layers: Sequence[Assignment]) -> Resolved:
     return Resolved(symbol_values(tree), config_text(tree), defconfig, tuple(minimal))
 
 
+def merge(*layers: Sequence[Assignment]) -> list[Assignment]:
+    """Of layers laid over each other as `resolve` does, the assignments that count. Raises UserError."""
+    return list(_merge(_tree(), layers).values())
+
+
 def resolve_each(layers: Sequence[Sequence[Assignment]], tops: Sequence[Assignment]) -> list[Resolved]:
     """`resolve` of the layers with each of `tops` over them: assignments of one symbol that no other depends on.
 

@@ -26,7 +26,7 @@ def tracked() -> set[str]:
 
 
 def named_in(document: Path) -> set[str]:
-    """Files that a document links to, shows, or names below a room of the code or results/, relative to the checkout."""
+    """Files that a document links to, shows, or names below the code or results/, relative to the checkout."""
     text = document.read_text()
     targets = {link.partition("#")[0] for link in re.findall(r"\]\(([^):]+)\)", text)}
     # A README of reference results names its neighbours without their directory.

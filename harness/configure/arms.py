@@ -6,6 +6,7 @@ there are, of what they are compared with, other lengths (`baseline@MAX_ITERS=96
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import re
@@ -17,14 +18,14 @@ from typing import Any
 from gpt2.base.errors import UserError
 from gpt2.config import DATA_PATHS, RunConfig, is_of_a_run
 from gpt2.dotconfig import Assignment, Resolved, file_of
-from harness.configure.kconfig import SIZE, Size, Step, note, overlay
+from harness.configure.kconfig import SIZE, Size, Step, list_steps, note, overlay
 from harness.configure.study import StudyConfig, Sweep
 
 PATHS = (*DATA_PATHS, "INIT_FROM")
 """Settings whose values are paths, and what is found there other data or another start."""
 
-COMPILE = ("COMPILE_NONE", "COMPILE_ATTENTION", "COMPILE_MODEL")
-"""What is compiled: of a step's fragment, unless STUDY_COMPILE is on."""
+COMPILED = Assignment("COMPILE_MODEL", "y", "STUDY_COMPILE")
+"""What STUDY_COMPILE lays over every step."""
 
 MAX_NAME_BYTES = 255
 """Of a directory's name, on the file systems there are."""
@@ -37,14 +38,12 @@ class Arm:
     name: str
     """Of its directory."""
 
-    assignments: tuple[Assignment, ...]
-    """What it lays over the configuration, each symbol once."""
+    layers: tuple[tuple[Assignment, ...], ...]
+    """What it lays over the configuration, later ones on top."""
 
     def with_settings(self, *assignments: Assignment, label: str = "") -> Arm:
         """This arm with other settings over its own, and `label` behind its name."""
-        own = {a.symbol for a in assignments}
-        kept = [a for a in self.assignments if a.symbol not in own]
-        return Arm(name=self.name + label, assignments=(*kept, *assignments))
+        return Arm(name=self.name + label, layers=(*self.layers, assignments))
 
 
 def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], sweep: Sweep) -> list[Arm]:
@@ -55,12 +54,10 @@ def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], 
     arms: list[Arm] = []
     for size in sizes or (None,):
         for step in steps or (None,):
-            arm = Arm(name="", assignments=tuple(size.assignments() if size else ()))
-            arm = arm.with_settings(*(step.assignments() if step else ()))
-            name = step.name if step else overlay(base, arm.assignments).run_config().model.attention.replace("_", "-")
+            arm = Arm(name="", layers=tuple(tuple(of.assignments()) for of in (size, step) if of))
+            name = step.name if step else overlay(base, *arm.layers).run_config().model.attention.replace("_", "-")
             if base.symbols.get("STUDY_COMPILE"):
-                kept = [a for a in arm.assignments if a.symbol not in COMPILE]
-                arm = replace(arm, assignments=(*kept, Assignment("COMPILE_MODEL", "y", "STUDY_COMPILE")))
+                arm = arm.with_settings(COMPILED)
             arm = replace(arm, name=name + (f"@{SIZE}={size.name}" if size else ""))
             if step and step.settings:
                 arm = _as_asked(base, arm, step)
@@ -76,13 +73,13 @@ def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], 
 
 def _as_asked(base: Resolved, arm: Arm, step: Step) -> Arm:
     """A step's arm with what is asked of it besides. UserError where one of that makes no other run of it."""
-    run = _what_is_run(overlay(base, arm.assignments).run_config())
+    run = _what_is_run(overlay(base, *arm.layers).run_config())
     for symbol, value in step.settings:
-        label = f"@{symbol}={_label(symbol, value)}"
-        arm = arm.with_settings(Assignment(symbol, value, "RA_MLA_ABLATION_STEPS"), label=label)
-        without, run = run, _what_is_run(overlay(base, arm.assignments).run_config())
+        said = f"@{symbol}={label(symbol, value)}"
+        arm = arm.with_settings(Assignment(symbol, value, "RA_MLA_ABLATION_STEPS"), label=said)
+        without, run = run, _what_is_run(overlay(base, *arm.layers).run_config())
         if run == without:
-            raise UserError(f"RA_MLA_ABLATION_STEPS: {step.name}{label}: is the same run without {label}: leave it out")
+            raise UserError(f"RA_MLA_ABLATION_STEPS: {step.name}{said}: is the same run without {said}: leave it out")
     return arm
 
 
@@ -93,7 +90,7 @@ def swept(base: Resolved, arm: Arm, sweep: Sweep, setting: str) -> list[Arm]:
     for values in itertools.product(*(values for _, values in sweep)):
         settings = [Assignment(symbol, value, setting) for (symbol, _), value in zip(sweep, values, strict=True)]
         made[values] = arm.with_settings(*settings)  # a swept value wins over the fragment's own
-        runs[values] = _what_is_run(overlay(base, made[values].assignments).run_config())
+        runs[values] = _what_is_run(overlay(base, *made[values].layers).run_config())
 
     def matters(i: int, values: tuple[str, ...]) -> bool:
         """Whether another value of the i-th swept symbol would make another run of these."""
@@ -103,7 +100,7 @@ def swept(base: Resolved, arm: Arm, sweep: Sweep, setting: str) -> list[Arm]:
     arms: dict[str, tuple[str, ...]] = {}
     for values in made:
         name = arm.name + "".join(
-            f"@{symbol}={_label(symbol, value)}"
+            f"@{symbol}={label(symbol, value)}"
             for i, ((symbol, _), value) in enumerate(zip(sweep, values, strict=True))
             if matters(i, values)
         )
@@ -113,7 +110,39 @@ def swept(base: Resolved, arm: Arm, sweep: Sweep, setting: str) -> list[Arm]:
             if known != name and runs[of_known] == runs[values]:
                 raise UserError(f"{setting}: {known} and {name} would be the same run: name each value once")
         arms.setdefault(name, values)
-    return [Arm(name=name, assignments=made[values].assignments) for name, values in arms.items()]
+    return [replace(made[values], name=name) for name, values in arms.items()]
+
+
+def labels(name: str) -> dict[str, str]:
+    """Symbol -> value as the name of an arm's directory says; of a path it says `label`."""
+    return dict(part.split("=", 1) for part in name.split("@")[1:] if "=" in part)
+
+
+def promised(name: str, settings: Mapping[str, str]) -> list[Sequence[Assignment]]:
+    """What a directory of that name promises of the configuration in it, in layers: what its step sets, what the study
+    lays over every step, and what the name says.
+
+    Of the study's settings not all are in the name: STUDY_COMPILE is not, and of swept and tuned ones neither paths nor
+    what the arm alone got. The values of these are taken from `settings`, the configuration's own.
+    """
+    free = {
+        part.partition("=")[0].strip().removeprefix("CONFIG_")
+        for study in ("ABLATION_SWEEP", "STUDY_TUNE")
+        for part in settings.get(study, "").split(";")
+    }
+    said = {symbol: value for symbol, value in labels(name).items() if symbol not in PATHS}
+    return [
+        _fragment(name.partition("@")[0]),
+        [COMPILED] if settings.get("STUDY_COMPILE") == "y" else (),
+        [Assignment(symbol, settings[symbol], "config") for symbol in sorted(free & settings.keys())],
+        [Assignment(symbol, value, "the directory's name") for symbol, value in said.items()],
+    ]
+
+
+@functools.cache
+def _fragment(name: str) -> tuple[Assignment, ...]:
+    """What the step of that name sets; nothing where there is no such step."""
+    return tuple(a for step in list_steps() if step.name == name for a in step.assignments())
 
 
 def beside(base: Resolved, arms: Sequence[Arm], study: StudyConfig) -> list[Arm]:
@@ -121,7 +150,7 @@ def beside(base: Resolved, arms: Sequence[Arm], study: StudyConfig) -> list[Arm]
     steps = {arm.name.partition("@")[0] for arm in arms}
     found: list[Arm] = []
     for arm in arms if study.lengths or study.reruns else ():
-        resolved = overlay(base, arm.assignments)
+        resolved = overlay(base, *arm.layers)
         own = arm.name.partition("@")[0]
         if any(name in steps and name != own for name in references(resolved)):
             continue
@@ -177,7 +206,7 @@ def _what_is_run(config: RunConfig) -> dict[str, Any]:
     return config.identity() | {"DATASET_TEXT_PATHS": config.data.text_paths, "DATASET_BIN_DIR": config.data.bin_dir}
 
 
-def _label(symbol: str, value: str) -> str:
+def label(symbol: str, value: str) -> str:
     """A swept value as part of a directory's name. Of a path the last component, and a hash of the whole."""
     if symbol not in PATHS:
         return value

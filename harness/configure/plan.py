@@ -356,7 +356,7 @@ def _by_seed(of_arms: Sequence[Sequence[PlannedRun]]) -> tuple[PlannedRun, ...]:
 def _runs_of_arm(base: Resolved, arm: Arm, directory: Path, of_seeds: Sequence[int]) -> list[PlannedRun]:
     """An arm's runs, by seed. They differ in SEED alone, so that its other settings are worked out once."""
     seeds = [Assignment("SEED", str(seed), "ABLATION_SEEDS") for seed in of_seeds]
-    each = resolve_each([base.minimal(), arm.assignments], seeds)
+    each = resolve_each([base.minimal(), *arm.layers], seeds)
     config = each[0].run_config()
     folder = run_directory(directory.parent, directory.name, arm.name, of_seeds[0]).parent
     return [

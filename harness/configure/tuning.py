@@ -18,7 +18,7 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import locked, read_json, write_json
 from gpt2.base.text import shown
 from gpt2.dotconfig import Assignment, Resolved
-from harness.configure.arms import Arm, swept
+from harness.configure.arms import Arm, labels, swept
 from harness.configure.study import StudyConfig, Sweep
 
 TRIALS = "tuning"
@@ -119,11 +119,8 @@ def check_equal(directory: Path, choices: Mapping[str, Choice], trials: int) -> 
 
 def settings_of(trial: Arm, study: StudyConfig) -> dict[str, str]:
     """What is tuned, as a trial has it; of what does not concern its arm nothing."""
-    return {a.symbol: a.value for a in trial.assignments for s, _ in study.tune if a.symbol == s and _names(trial, a)}
-
-
-def _names(trial: Arm, setting: Assignment) -> bool:
-    return f"@{setting.symbol}=" in trial.name
+    tuned = labels(trial.name).keys() & {symbol for symbol, _ in study.tune}
+    return {a.symbol: a.value for layer in trial.layers for a in layer if a.symbol in tuned}
 
 
 def read_tuned(directory: Path, study: StudyConfig) -> Tuned | None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
-from harness.configure.arms import COMPILE, PATHS
+from harness.configure.arms import promised
 from harness.configure.gate_noise import NOISE
 from harness.configure.kconfig import SIZE, list_steps
 from harness.configure.registration import REGISTRATION, Entry, read_registration
@@ -403,22 +403,22 @@ def _belongs_elsewhere(record: RunRecord) -> str | None:
         seed = record.provenance["identity"].get("SEED", record.seed)
         if seed != record.seed:
             return f"SEED is {seed}, and {record.seed} by the directory's name"
-    step, _, swept = record.step.partition("@")
-    compiled = COMPILE if record.settings.get("STUDY_COMPILE") == "y" else ()
-    of_step = {symbol: value for symbol, value in _settings_of_step(step).items() if symbol not in compiled}
-    promised = of_step | dict(part.split("=", 1) for part in swept.split("@") if "=" in part)
-    for symbol, value in promised.items():
-        # Of a path, the name has a hash.
-        if symbol not in PATHS and record.settings.get(symbol, value) != value:
-            return f"CONFIG_{symbol} is {shown(record.settings[symbol])}, and {shown(value)} by the directory's name"
+    layers = promised(record.step, record.settings)
+    if not any(_unlike(record, layer) for layer in layers):
+        return None
+    # What a later layer sets otherwise, an earlier one does not promise.
+    for symbol, value in _unlike(record, dotconfig.merge(*layers)):
+        return f"CONFIG_{symbol} is {shown(record.settings[symbol])}, and {shown(value)} by the directory's name"
     return None
 
 
-@cache
-def _settings_of_step(name: str) -> dict[str, str]:
-    """What a step sets that makes a difference to a run; nothing where there is no such step."""
-    fragments = (step.assignments() for step in list_steps() if step.name == name)
-    return {a.symbol: a.value for fragment in fragments for a in fragment if not a.symbol.startswith("STEP_")}
+def _unlike(record: RunRecord, promises: Iterable[dotconfig.Assignment]) -> list[tuple[str, str]]:
+    """Symbols and promised values of those that a run's configuration has otherwise. Titles make no other run."""
+    return [
+        (a.symbol, a.value)
+        for a in promises
+        if not a.symbol.startswith("STEP_") and record.settings.get(a.symbol, a.value) != a.value
+    ]
 
 
 def own_symbols(arm: Arm) -> set[str]:

@@ -29,10 +29,11 @@ from gpt2.run.checkpoint import read_checkpoint, sha256_of, verified
 from gpt2.run.load import model_of
 from gpt2.run.lock import RunLock
 from gpt2.run.record import code_state
-from harness.configure.kconfig import list_steps, overlay
+from harness.configure.arms import label, labels, promised
+from harness.configure.kconfig import overlay
 from harness.configure.registration import REGISTRATION
 from harness.configure.tuning import TUNED
-from harness.evidence.findings import NOTE, Finding, Note, Said, Wrong, findings
+from harness.evidence.findings import NOTE, OK, Finding, Note, Said, Wrong, findings
 from harness.evidence.launches import NAME as LAUNCHES
 from harness.evidence.recount import differ, line_errors, summary_errors
 from harness.evidence.registration import registration_errors
@@ -137,12 +138,13 @@ def _verify(experiment: Path, scans: Scans) -> Iterator[Finding]:
 
 
 def verify_whole(experiment: Path) -> Iterator[Finding]:
-    """Look at the experiment's own files that say how it came about, those that are there."""
+    """Look at the experiment's own files that say how it came about. Of one that is not there, as of runs that were
+    trained by hand, something is said only where it should be there."""
     load = functools.cache(lambda: load_experiment(experiment))
     for file, (name, check) in CHECKS_OF_EXPERIMENT.items():
         path = experiment / file
-        if path.exists():
-            yield from findings(file, name, path, check(experiment, load))
+        found = findings(file, name, path, check(experiment, load))
+        yield from (finding for finding in found if path.exists() or finding.outcome != OK)
 
 
 def repeatable(experiment: Path) -> dict[Path, Json]:
@@ -183,9 +185,10 @@ def _config(run: Evidence) -> Said:
         if not path.exists() and run.provenance is not None:
             yield Wrong(f"{path}: is missing")
         return
-    for symbol, value in _swept(run).items():
-        if run.settings.get(symbol) != value:
-            yield Wrong(f"{path}: CONFIG_{symbol} is {run.settings.get(symbol)}, and {value} by the directory's name")
+    for symbol, value in labels(run.path.parent.name).items():
+        found = run.settings.get(symbol)
+        if found is None or label(symbol, found) != value:
+            yield Wrong(f"{path}: CONFIG_{symbol} is {found}, and {value} by the directory's name")
     if run.resolved is None or run.config is None:
         if run.provenance is not None and not run.by_this_code:
             yield Note(f"of another version, and not resolved: {run.unresolved}")
@@ -218,21 +221,15 @@ def _config(run: Evidence) -> Said:
         yield Wrong(f"{path}: {said}") if run.by_this_code else Note(f"of another version: {said}")
 
 
-def _swept(run: Evidence) -> dict[str, str]:
-    """Symbol -> value, as the directory's name has it."""
-    return dict(part.split("=", 1) for part in run.path.parent.name.split("@")[1:])
-
-
 def _unlike_step(run: Evidence, resolved: Resolved, config: RunConfig) -> Iterator[str]:
     """What the step whose name the directory has would have made otherwise."""
-    step = next((step for step in list_steps() if step.name == run.path.parent.name.split("@")[0]), None)
-    if step is not None:
-        ours = config.identity()
-        theirs = overlay(resolved, [a for a in step.assignments() if a.symbol not in _swept(run)])
-        made = theirs.run_config().identity()
-        for symbol in sorted(ours.keys() | made.keys()):
-            if ours.get(symbol) != made.get(symbol):
-                yield f"CONFIG_{symbol} is {ours.get(symbol)}, and {made.get(symbol)} in step {step.name}"
+    name = run.path.parent.name
+    ours = config.identity()
+    theirs = overlay(resolved, *promised(name, run.settings or {})).run_config().identity()
+    for symbol in sorted(ours.keys() | theirs.keys()):
+        if ours.get(symbol) != theirs.get(symbol):
+            said = f"{theirs.get(symbol)} in step {name.partition('@')[0]}"
+            yield f"CONFIG_{symbol} is {ours.get(symbol)}, and {said}"
 
 
 def _data(run: Evidence, scans: Scans) -> Said:
@@ -258,7 +255,8 @@ def _data(run: Evidence, scans: Scans) -> Said:
     counted = {name: getattr(dataset, name) for name in ("train_tokens", "val_tokens", "val_bytes_per_token")}
     counted |= {"eval_targets": evaluation.n_targets, "eval_bytes": evaluation.n_bytes}
     for name, value in counted.items():
-        if name in recorded and recorded[name] != value:
+        # Bytes are known where a tokenizer is that knows the tokens, which need not be here, or there.
+        if value is not None and recorded.get(name) not in (None, value):
             yield Wrong(f"{run.path / 'provenance.json'}: {name} is {recorded[name]}, and {value} by {dataset.path}")
     yield from _eval_datasets(run, run.config, recorded.get("eval_datasets", {}))
 
@@ -416,4 +414,4 @@ CHECKS_OF_EXPERIMENT: dict[str, tuple[str, Callable[[Path, Load], Said]]] = {
     TUNED: ("tuned", _tuned),
     LAUNCHES: ("once", _launches),
 }
-"""What is looked at in an experiment, where it has these files."""
+"""What is looked at in an experiment: the file that it is about, and how."""

@@ -343,6 +343,9 @@ def verified(experiment: Path) -> list[tuple[str, str]]:
     ("cheat", "found"),
     [
         (order_changed, [("registered", OK), ("tuned", OK), ("once", OK)]),
+        (registration_removed, [("registered", FAIL), ("tuned", OK), ("once", OK)]),
+        (choice_removed, [("registered", OK), ("tuned", FAIL), ("once", OK)]),
+        (trained_again_without_launches, [("registered", OK), ("tuned", OK), ("once", NOTE)]),
         (registration_edited, [*[("registered", FAIL)] * 3, ("tuned", OK), ("once", OK)]),
         (an_entry_edited, [("registered", FAIL), ("tuned", OK), ("once", OK)]),
         (trials_invented, [("registered", OK), *[("tuned", FAIL)] * 2, ("once", NOTE)]),

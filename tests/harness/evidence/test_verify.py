@@ -156,6 +156,12 @@ def test_trials_and_runs_on_noise_are_looked_at_as_runs_are(original: Path, expe
     }
 
 
+@pytest.mark.parametrize("name", ["val_bytes_per_token", "eval_bytes"])
+def test_bytes_that_could_not_be_counted_there_are_no_fault(experiment: Path, name: str) -> None:
+    edit(experiment / FIRST / "provenance.json", "data", name, to=None)
+    assert "data" not in {finding.check for finding in found(experiment)}
+
+
 def test_trials_are_looked_at_before_there_is_more(original: Path, tmp_path: Path) -> None:
     shutil.copytree(original, tmp_path / "mine" / "tuning")
     flip(tmp_path / "mine" / "tuning" / FIRST / "checkpoints" / "step-00000017.pt")
