@@ -13,7 +13,8 @@ three criteria are judged, noise taken into account. Each is PASS, FAIL or UNDEC
   statistic). PASS if every seed has a head above 0.1, and a head is above one trained on noise with a probability whose
   whole 95 % interval lies above 1/2. FAIL if no seed has a head above 0.1, or if that interval lies below 0.6 as a
   whole: what noise does as well is not learned. Else UNDECIDED, and so with fewer than three seeds. Not judged where
-  there is no such gate, as where it is more than a number per head, nor in the direct fold, where it starts at 1.
+  there is no such gate, as where it is more than a number per head, nor where it is held (RA_V5_LEARN_W_REC=n), nor in
+  the direct fold, where it starts at 1.
 - No NaN or infinity: FAIL if a run of the variant or of its reference was stopped by one, else PASS.
 
 The verdict is FAIL if a criterion is, else UNDECIDED if one is, else PASS. UNDECIDED is no failure: more seeds or more
@@ -169,8 +170,9 @@ def assess(experiment: Experiment, model: str, seeds: Sequence[int]) -> Quality:
     criteria = [_judge_finite(results)]
     if reference is not None:
         criteria.append(_judge_loss(results))
-    direct = experiment.settings.get("RA_V5_FOLD_DIRECT") == "y"
-    if any(result.w_rec is not None for result in results) and not direct:
+    asked = experiment.settings
+    is_held = asked.get("RA_V5_FOLD_DIRECT") == "y" or asked.get("RA_V5_LEARN_W_REC") == "n"  # see `_judges_gates`
+    if any(result.w_rec is not None for result in results) and not is_held:
         criteria.append(_judge_gates(results))
     verdicts = [criterion.verdict for criterion in criteria]
     verdict = next((v for v in (FAIL, UNDECIDED) if v in verdicts), PASS)

@@ -242,10 +242,15 @@ def test_layers_that_have_no_gates_have_no_heads_to_judge(tmp_path: Path) -> Non
     assert assess(load_experiment(tmp_path / "quality"), "ra_v5", [1, 2, 3]) == quality
 
 
-def test_gates_of_the_direct_fold_start_above_the_threshold_and_are_not_judged(tmp_path: Path) -> None:
-    quality = assessed(tmp_path, [-0.010, -0.012, -0.011], w_rec=[1.0], settings={"RA_V5_FOLD_DIRECT": "y"})
+@pytest.mark.parametrize(
+    ("w_rec", "symbol", "value"), [(1.0, "RA_V5_FOLD_DIRECT", "y"), (0.0, "RA_V5_LEARN_W_REC", "n")]
+)
+def test_gates_that_start_above_the_threshold_or_are_held_are_not_judged(
+    tmp_path: Path, w_rec: float, symbol: str, value: str
+) -> None:
+    quality = assessed(tmp_path, [-0.010, -0.012, -0.011], w_rec=[w_rec], settings={symbol: value})
     assert verdicts(quality) == {"no": PASS, "val": PASS}
-    assert quality.seeds[0].heads_above == 2 * HEADS
+    assert quality.seeds[0].heads_above == 2 * HEADS * w_rec
 
 
 @pytest.mark.parametrize("step", ["baseline", "ra-v5-eager"])
