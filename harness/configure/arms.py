@@ -132,7 +132,7 @@ def promised(name: str, settings: Mapping[str, str]) -> list[Sequence[Assignment
     }
     said = {symbol: value for symbol, value in labels(name).items() if symbol not in PATHS}
     return [
-        _fragment(name.partition("@")[0]),
+        fragment(name.partition("@")[0]),
         [COMPILED] if settings.get("STUDY_COMPILE") == "y" else (),
         [Assignment(symbol, settings[symbol], "config") for symbol in sorted(free & settings.keys())],
         [Assignment(symbol, value, "the directory's name") for symbol, value in said.items()],
@@ -140,7 +140,7 @@ def promised(name: str, settings: Mapping[str, str]) -> list[Sequence[Assignment
 
 
 @functools.cache
-def _fragment(name: str) -> tuple[Assignment, ...]:
+def fragment(name: str) -> tuple[Assignment, ...]:
     """What the step of that name sets; nothing where there is no such step."""
     return tuple(a for step in list_steps() if step.name == name for a in step.assignments())
 

@@ -85,6 +85,20 @@ def compare(experiment: Experiment) -> list[Comparison]:
     return sorted((c for of in judged for c in of), key=lambda c: steps.index(c.step))
 
 
+def compare_besides(experiment: Experiment) -> list[Comparison]:
+    """The validation loss of arms against those that they are held against besides (STEP_BESIDE): over all seeds that
+    both have finished, adjusted for nothing, and without verdict."""
+    found: list[Comparison] = []
+    for arm in experiment.compared:
+        reference, _ = reference_of(arm, experiment)
+        for other in filter(None, (_fitting(name, arm, experiment) for name in arm.beside)):
+            seeds = tuple(sorted({run.seed for run in arm.done} & {run.seed for run in other.done}))
+            if seeds and other is not reference:
+                pair = _Pair(arm=arm, reference=other, block=Block(seeds=seeds, sizes=(len(seeds),)), note="")
+                found.append(_compare(pair, METRICS[0], experiment, 1))
+    return found
+
+
 def families(experiment: Experiment) -> list[list[Metric]]:
     """What is compared, in the order of comparison.csv. Verdicts are adjusted over all arms and metrics of a family.
 
@@ -107,12 +121,17 @@ def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:
     """
     wanted = [name for name in arm.references if name != arm.base]
     for name in wanted:
-        named = [other for other in experiment.compared if other.base == name]
-        fitting = [other for other in named if other.swept <= arm.swept and _size(other) == _size(arm)]
-        if fitting:
+        if other := _fitting(name, arm, experiment):
             note = "" if name == wanted[0] else f"compared with {name}: {wanted[0]}, its fair reference, was not run"
-            return max(fitting, key=lambda other: len(other.swept)), note
+            return other, note
     return None, f"not compared: {' and '.join(wanted)} not run" if wanted else ""
+
+
+def _fitting(name: str, arm: Arm, experiment: Experiment) -> Arm | None:
+    """The arm of a step that another may be compared with; None where there is none."""
+    named = [other for other in experiment.compared if other.base == name]
+    fitting = [other for other in named if other.swept <= arm.swept and _size(other) == _size(arm)]
+    return max(fitting, key=lambda other: len(other.swept)) if fitting else None
 
 
 def _size(arm: Arm) -> set[str]:

@@ -24,7 +24,7 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.run.records import Json, is_finite, read_metrics, read_provenance, read_summary
-from harness.configure.arms import promised
+from harness.configure.arms import fragment, promised
 from harness.configure.gate_noise import NOISE
 from harness.configure.kconfig import SIZE, list_steps
 from harness.configure.registration import REGISTRATION, Entry, read_registration
@@ -149,7 +149,13 @@ class Arm:
     @cached_property
     def references(self) -> list[str]:
         """STEP_REFERENCE: the names of the steps this one is compared with, best first."""
-        return [name for name in self.settings.get("STEP_REFERENCE", "").replace(" ", "").split(",") if name]
+        return _names(self.settings.get("STEP_REFERENCE", ""))
+
+    @cached_property
+    def beside(self) -> list[str]:
+        """STEP_BESIDE: the names of the steps it is held against besides; for records without it, today's."""
+        today = next((a.value for a in fragment(self.base) if a.symbol == "STEP_BESIDE"), "")
+        return _names(self.settings.get("STEP_BESIDE", today))
 
     @property
     def control(self) -> str:
@@ -421,10 +427,13 @@ def _unlike(record: RunRecord, promises: Iterable[dotconfig.Assignment]) -> list
     ]
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in text.replace(" ", "").split(",") if name]
+
+
 def own_symbols(arm: Arm) -> set[str]:
     """The symbols that an arm's step sets, by its fragment or by being swept."""
-    fragments = (step.assignments() for step in list_steps() if step.name == arm.base)
-    return {a.symbol for assignments in fragments for a in assignments} | {s.split("=")[0] for s in arm.swept}
+    return {a.symbol for a in fragment(arm.base)} | {s.split("=")[0] for s in arm.swept}
 
 
 def _arm_order(name: str) -> tuple[float, str, list[tuple[Any, ...]]]:

@@ -32,7 +32,7 @@ from harness.report.numbers import DASH, count, effect_interval, p_value, percen
 from harness.report.pages import escape_markdown
 from harness.report.study import SENTENCE, registration_facts
 from harness.report.sweeps import edges
-from harness.report.tables import Table
+from harness.report.tables import IN_COMPUTE, ITS_INTERVAL, Table, beside_table
 from harness.report.verdict import controls, verdict
 
 RA_V5 = "ra-v5"
@@ -182,6 +182,17 @@ class Study:
         if any(c.registered != "yes" for c in self.losses):
             columns["registered"] = [c.registered for c in self.losses]
         return _table(columns, text_columns=1 + ("against" in columns))
+
+    @cached_property
+    def beside(self) -> Table | None:
+        """What arms add to others than their reference; None where there is none."""
+        found = beside_table(self.experiment)
+        if found is None:
+            return None
+        names = {"arm": "step", "against": "beside", "n": "n", "Δ loss": "Δ loss", "compute": IN_COMPUTE}
+        names |= {"95 % interval": ITS_INTERVAL, "p": "p"}
+        of = {name: found.columns.index(column) for name, column in names.items()}
+        return _table({name: [row[i] for row in found.rows] for name, i in of.items()}, text_columns=2)
 
     @property
     def against(self) -> str:

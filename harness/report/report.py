@@ -45,6 +45,7 @@ from harness.report.tables import (
     ITS_INTERVAL,
     Table,
     arm_table,
+    beside_table,
     cost_table,
     differences_table,
     loss_table,
@@ -120,6 +121,7 @@ def make_report(experiment: Experiment, comparisons: Sequence[Comparison], figur
         facts=_facts(experiment),
         comparison=loss_table(experiment, losses),
         tables=[
+            *filter(None, [beside_table(experiment)]),
             *filter(None, [sets_table(experiment, comparisons), noise_table(experiment, comparisons)]),
             *filter(None, [time_table(experiment, losses)]),
             cost_table(experiment, comparisons),

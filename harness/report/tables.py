@@ -10,7 +10,7 @@ from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import identity_differences
 from harness.evidence.noise import EFFECTS, Noise, measure_noise
 from harness.evidence.paired import ALPHA, MIN_SEEDS
-from harness.evidence.stats import reference_of
+from harness.evidence.stats import compare_besides, reference_of
 from harness.evidence.store import Experiment, RunRecord, compile_ran, lines_beside_others
 from harness.evidence.verdicts import margin_of
 from harness.report.numbers import (
@@ -90,6 +90,35 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         "show with probability 0.8, as one of so many comparisons. Equivalent: the whole interval of the effect "
         f"lies within {100 * margin_of(experiment):.3g} % of compute.{in_compute}{unknown}{looks} "
         "Registered: arm, reference and seeds were written down before these runs began; an amendment was later.",
+    )
+
+
+def beside_table(experiment: Experiment) -> Table | None:
+    """What arms add to others than their reference; None where there is none."""
+    found = compare_besides(experiment)
+    if not found:
+        return None
+    titles = {arm.step: arm.title for arm in experiment.arms}
+    return Table(
+        title="What one arm adds to another",
+        columns=["step", "beside", "n", "Δ loss", "95 % interval", "p", IN_COMPUTE, ITS_INTERVAL, "note"],
+        rows=[
+            [
+                titles[c.step],
+                titles[c.reference],
+                str(c.n),
+                signed(c.delta_mean, 4),
+                interval(c, 4),
+                p_value(c.p_value),
+                percent(c.compute),
+                effect_interval(c),
+                c.note,
+            ]
+            for c in found
+        ],
+        text_columns=2,
+        note="As above, over all seeds that both have finished, adjusted for nothing: no verdict rests on it. RA v5 "
+        "beside the gated baseline is what reciprocity adds to a learned temperature.",
     )
 
 

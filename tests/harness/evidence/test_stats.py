@@ -12,9 +12,10 @@ from scipy import stats
 
 from gpt2.base.errors import UserError
 from harness.evidence.comparison import Comparison, write_comparison_csv
-from harness.evidence.stats import compare, reference_of
+from harness.evidence.stats import compare, compare_besides, reference_of
 from harness.evidence.store import load_experiment
 from harness.report.report import verdict
+from harness.report.tables import beside_table
 from tests.harness.synthetic_runs import LOSSES, write_ablation, write_config, write_lengths, write_run
 
 
@@ -39,6 +40,27 @@ def test_a_paired_test_is_scipys_on_both_columns(tmp_path: Path) -> None:
         assert c.delta_mean == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-12)
         assert (c.ci_low, c.ci_high) == pytest.approx((low, high), abs=1e-12)
         assert c.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+
+
+def test_what_an_arm_adds_to_another_is_told_without_a_verdict(tmp_path: Path) -> None:
+    ours, theirs = [3.40, 3.41, 3.43, 3.39], [3.42, 3.41, 3.44]
+    for seed, loss in enumerate(ours, start=1):
+        write_run(tmp_path, "baseline", seed, val_loss=3.5)
+        write_run(tmp_path, "ra-v5-eager", seed, val_loss=loss, identity={"ATTENTION": "ra_v5"})
+    assert compare_besides(load_experiment(tmp_path)) == []
+    for seed, loss in enumerate(theirs, start=1):
+        write_run(tmp_path, "gated-baseline", seed, val_loss=loss, identity={"ATTENTION": "ra_v5"})
+    experiment = load_experiment(tmp_path)
+    (c,) = compare_besides(experiment)
+    expected = stats.ttest_rel(ours[:3], theirs)
+    assert (c.step, c.reference, c.n) == ("ra-v5-eager", "gated-baseline", 3)
+    assert (c.delta_mean, c.p_value) == pytest.approx((np.mean(ours[:3]) - np.mean(theirs), expected.pvalue))
+    assert (c.ci_low, c.ci_high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert (c.p_holm, c.verdict) == (None, "undecided")
+    # The verdicts are those that they would be without.
+    assert {row.reference for row in compare(experiment)} == {"baseline"}
+    table = beside_table(experiment)
+    assert table is not None and [row[:3] for row in table.rows] == [["ra-v5-eager", "gated-baseline", "3"]]
 
 
 @pytest.mark.parametrize(
