@@ -17,21 +17,19 @@ from gpt2.base.errors import UserError
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from harness.evidence.comparison import Comparison
-from harness.evidence.contamination import contamination
 from harness.evidence.gate_noise import Superiority, noise_of, of_heads, superiority
 from harness.evidence.launches import Launch, device_hours, launches_of, mean_efficiency
 from harness.evidence.noise import spread_of_reruns
 from harness.evidence.quality import GATE, GATE_THRESHOLD
 from harness.evidence.registration import entries_of
-from harness.evidence.retrained import retrained
 from harness.evidence.stats import compare, effective_slope
 from harness.evidence.store import Arm, Experiment, RunRecord, data_hash, device_name, load_experiment
-from harness.evidence.tuned import tuned_of, tuning_errors
+from harness.evidence.tuned import tuned_of
 from harness.evidence.verdicts import margin_of
+from harness.report.doubts import doubts
 from harness.report.numbers import DASH, count, effect_interval, p_value, percent, signed
 from harness.report.pages import escape_markdown
 from harness.report.study import SENTENCE, registration_facts
-from harness.report.sweeps import edges
 from harness.report.tables import IN_COMPUTE, ITS_INTERVAL, Table, beside_table
 from harness.report.verdict import controls, verdict
 
@@ -65,10 +63,8 @@ class Study:
 
     @property
     def doubts(self) -> list[str]:
-        """What speaks against it, a sentence each, with paths from the experiment on."""
-        found = [*contamination(self.experiment), *tuning_errors(self.experiment), *retrained(self.experiment)]
-        found = [sentence.replace(f"{self.path}/", "") for sentence in (*found, *edges(self.experiment))]
-        return [escape_markdown(shown(sentence, SENTENCE)) for sentence in found]
+        """What speaks against it, as its own report says it, with paths from the experiment on."""
+        return [escape_markdown(sentence.replace(f"{self.path}/", "")) for sentence in doubts(self.experiment)]
 
     @property
     def is_tuned(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,16 @@ from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
 from gpt2.dotconfig import load
 from harness.configure.requests import Request, asked_plan, requests
-from harness.configure.tuning import TRIALS
 from harness.evidence.comparison import Comparison, write_comparison_csv
-from harness.evidence.contamination import contamination, identity
+from harness.evidence.contamination import identity
 from harness.evidence.launches import device_hours, launches_of, mean_efficiency, mean_error
-from harness.evidence.registration import registration_errors
-from harness.evidence.retrained import retrained
-from harness.evidence.stats import compare, reference_of
-from harness.evidence.store import Experiment, load_experiment, run_directories, write_summary_csv
-from harness.evidence.tuned import tuning_errors
+from harness.evidence.stats import compare
+from harness.evidence.store import Experiment, write_summary_csv
+from harness.report.doubts import doubts
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count
 from harness.report.pages import escape_markdown, show, templates
-from harness.report.study import SENTENCE, registration_facts, sets_table, time_table
-from harness.report.sweeps import edges
+from harness.report.study import registration_facts, sets_table, time_table
 from harness.report.tables import (
     IN_COMPUTE,
     ITS_INTERVAL,
@@ -111,13 +107,13 @@ def write_report(experiment: Experiment) -> Written:
 def make_report(experiment: Experiment, comparisons: Sequence[Comparison], figures: Sequence[Drawing]) -> Report:
     """Put into words what an experiment has shown so far."""
     losses = [c for c in comparisons if c.metric.name == "val_loss"]
-    missing, doubts = _missing(experiment)
+    missing, unknown = _missing(experiment)
     return Report(
         name=experiment.name,
         verdict=verdict(experiment, losses),
         controls=controls(experiment, losses),
         partial=_partial(experiment, missing),
-        warnings=[*doubts, *_warnings(experiment)],
+        warnings=[*unknown, *doubts(experiment)],
         facts=_facts(experiment),
         comparison=loss_table(experiment, losses),
         tables=[
@@ -192,38 +188,6 @@ def _missing(experiment: Experiment) -> tuple[list[str], list[str]]:
         return [], [f"whether runs are missing cannot be told, this code no longer takes their configuration: {error}"]
     there = {run.name for run in experiment.runs}
     return [run.name for run in planned if run.name not in there], []
-
-
-def _warnings(experiment: Experiment) -> list[str]:
-    found = [*contamination(experiment), *_against(registration_errors(experiment.path))]
-    found += [*_against(tuning_errors(experiment)), *_against(retrained(experiment))]
-    for run in experiment.runs:
-        summary, provenance = run.summary or {}, run.provenance or {}
-        if run.status == "failed":
-            found.append(f"{run.name} failed: {summary.get('error') or 'it does not say why'}")
-        if run.damage is not None:
-            found.append(f"{run.name} is damaged, and left out: {run.damage}")
-        found += [f"{run.name}: {message}" for message in summary.get("events", [])]
-        for resumed in provenance.get("resumed", []):
-            for part in ("versions", "code", "hardware"):
-                if resumed[part] != provenance[part]:
-                    found.append(f"{run.name}: was resumed at step {resumed['step']} with other {part} than it began")
-    found += edges(experiment)
-    if run_directories(trials := experiment.path / TRIALS):
-        found += _against(retrained(load_experiment(trials)))
-    for arm in experiment.arms:
-        _, note = reference_of(arm, experiment)
-        if note:
-            found.append(f"{arm.step}: {note}")
-    return [shown(sentence, SENTENCE) for sentence in found]
-
-
-def _against(found: Iterator[str]) -> Iterator[str]:
-    """What is found; where a file cannot be read, that."""
-    try:
-        yield from found
-    except UserError as error:
-        yield str(error)
 
 
 def _facts(experiment: Experiment) -> list[tuple[str, str]]:
