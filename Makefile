@@ -125,8 +125,9 @@ profile: $(ENV) ## Kernels, allocations and peak memory of RA v5, MLA and baseli
 	$(RUN) scripts.profile_kernels
 quality: $(ENV) ## Train RA v5 and the baseline in pairs, and judge
 	$(RUN) scripts.quick_quality_test
-bench: $(ENV) ## Time an attention layer, and a training step, beside nanoGPT's
+bench: $(ENV) ## Time an attention layer, the loss and a training step, beside nanoGPT's
 	$(RUN) scripts.benchmark_attention
+	$(RUN) scripts.benchmark_loss
 	$(RUN) scripts.benchmark_training
 convert: $(ENV) ## Convert a model: IN=gpt2 OUT=ra-v5.pt [TO=hf] [R=4]
 	$(RUN) scripts.convert_checkpoint_to_ra_v5

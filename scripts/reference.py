@@ -21,6 +21,7 @@ from harness.configure.arguments import names_of
 MEASUREMENTS = {
     "training": ["scripts.benchmark_training"],
     "attention": ["scripts.benchmark_attention"],
+    "loss": ["scripts.benchmark_loss"],
     "curves": ["scripts.compare_loss_curves"],
     "data": ["scripts.benchmark_data"],
     "profile": ["scripts.profile_kernels"],

@@ -15,12 +15,14 @@ from gpt2.base.files import read_json
 from gpt2.model import GPT
 from gpt2.run.parts import Parts
 from gpt2.train_ra_mla import train_step
-from harness.measure import attention, training
+from harness.measure import attention, loss, training
 from harness.measure.attention import MODES, VARIANTS, CopyingAttention, Layer, benchmark_attention
+from harness.measure.loss import Head, benchmark_loss, ways_here
 from harness.measure.nanogpt import NanoGPT, nanogpt_optimizer
 from harness.measure.timing import Stopwatch
 from harness.measure.training import OURS, Arm, Load, OurTrainer, arms_here, benchmark_training
 from scripts import benchmark_attention as attention_script
+from scripts import benchmark_loss as loss_script
 from scripts import benchmark_training as training_script
 
 CPU = torch.device("cpu")
@@ -196,3 +198,45 @@ def test_a_module_of_transformers_is_timed_only_where_it_is_installed(monkeypatc
     monkeypatch.setattr(sys, "argv", ["x", "--arms", "transformers"])
     with pytest.raises(UserError, match="not installed"):
         training_script.main()
+
+
+HEAD = Head(tokens=24, n_embd=8, vocab_size=40, dtype="float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_way_to_a_loss_is_timed(dtype: str) -> None:
+    rows = benchmark_loss(CPU, Head(tokens=24, n_embd=8, vocab_size=40, dtype=dtype), repeats=2)
+    assert [row.way for row in rows] == list(ways_here())
+    assert all(row.peak_mem_gib is None and row.wall.n == 2 for row in rows)
+    assert rows[0].ratio == 1
+    assert rows[2].ratio == rows[2].wall.median / rows[0].wall.median
+
+
+def test_torchs_own_loss_is_there_where_torch_has_one() -> None:
+    theirs = {"torch's", "torch's, by chunks"}
+    assert theirs & ways_here().keys() == (theirs if hasattr(torch.nn.functional, "linear_cross_entropy") else set())
+
+
+def test_a_loss_that_is_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "linear_cross_entropy", lambda x, weight, y: 1.01 * loss._whole(x, weight, y))
+    with pytest.raises(RuntimeError, match=r"by chunks: a gradient differs .* by 0\.01"):
+        benchmark_loss(CPU, HEAD, repeats=2)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_chunks_take_less_memory_than_whole_logits() -> None:
+    head = Head(tokens=32768, n_embd=64)
+    memory = {row.way: row.peak_mem_gib for row in benchmark_loss(torch.device("cuda"), head, repeats=2)}
+    assert 0 < (memory["by chunks"] or 0) < (memory["logits whole"] or 0)
+
+
+def test_the_command_of_the_loss_writes_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--tokens", "16", "--n-embd", "8", "--vocab-size", "40", "--repeats", "2", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["benchmark_loss", *options, "--json", str(tmp_path / "loss.json")])
+    loss_script.main()
+    written = read_json(tmp_path / "loss.json")
+    assert written["head"] == {"tokens": 16, "n_embd": 8, "vocab_size": 40, "dtype": "float32"}
+    printed = capsys.readouterr().out
+    assert all(row["way"] in printed for row in written["rows"]) and "versions" in written
