@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import read_file, read_json
@@ -118,6 +118,15 @@ PROVENANCE: Schema = {
     "config_hash": TEXT,
     "resumed?": [{"step": WHOLE, "code": _CODE, "versions": _VERSIONS, "hardware": _HARDWARE, "sdpa?": _SDPA}],
 }
+
+Event = Literal[
+    "start", "ranks", "data", "slow_precision", "sdpa", "resume", "damaged", "taken_over", "memory", "waiting",
+    "training", "compile", "compile_fallback", "overflow", "interrupted", "nonfinite", "out_of_memory",
+]  # fmt: skip
+"""What a run tells of, by the names that lines of kind "event" have for it."""
+
+NONFINITE = ("nonfinite", "not_finite")
+"""What readers take for the event "nonfinite": earlier versions had two names for it."""
 
 _EVENT: Schema = {"event": TEXT, "message": LINE}
 _LINES: Mapping[str, Schema] = {"event": _EVENT, "gates": {"gates": OBJECT}}

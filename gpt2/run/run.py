@@ -42,7 +42,7 @@ from gpt2.run.nonfinite import NOWHERE, NonFiniteError, first_nonfinite
 from gpt2.run.parts import Parts
 from gpt2.run.progress import Progress
 from gpt2.run.record import add_resumption, check_identity, run_identity, write_provenance
-from gpt2.run.records import read_provenance
+from gpt2.run.records import Event, read_provenance
 from gpt2.run.resume import restore
 from gpt2.run.summary import last_evaluation, numbers, speed, why_not_done
 
@@ -152,7 +152,7 @@ class Run:
                 self.progress.overflows += 1
                 self.progress.overflows_in_a_row += 1
                 message = f"step {first + i} overflowed and was skipped"
-                self.journal.write("event", self.step, event="overflow", message=message)
+                self.journal.event("overflow", self.step, message, is_printed=False)
             else:
                 self.log(first + i)  # what came before is as good as any
                 batch = next(self.parts.batches(first + i))
@@ -246,11 +246,11 @@ class Run:
         self.share.take_turn(lambda: self.event("waiting", "is ready, and waits for the device"))
         self.waited_s = time.monotonic() - began
 
-    def event(self, event: str, message: str) -> None:
+    def event(self, event: Event, message: str) -> None:
         """Something that happened."""
         self.journal.event(event, self.step, message)
 
-    def differs(self, event: str, message: str) -> None:
+    def differs(self, event: Event, message: str) -> None:
         """An event that makes the run other than what was asked for: the summary says so too."""
         self.progress.events.append(message)
         self.event(event, message)
@@ -260,7 +260,7 @@ class Run:
         found = numbers(self.parts, self.progress)
         if status == "done" and (reason := why_not_done(self.progress, found)):
             status, error = "failed", reason
-            self.event("not_finite", reason)
+            self.event("nonfinite", reason)
         t, parts = self.config.train, self.parts
         if not self.ranks.is_first:
             return status
