@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import read_file, read_json
-from gpt2.base.text import shown
+from gpt2.base.text import quoted, shown
 from gpt2.config import RunConfig, identity_differences
 
 Json = dict[str, Any]
@@ -146,7 +146,7 @@ def read_provenance(path: Path) -> Json:
 def differences(recorded: Json, ours: Json) -> list[str]:
     """What makes a recorded identity another run's than ours, a symbol and both of its values each."""
     return [
-        f"CONFIG_{shown(symbol)} is {_quoted(recorded.get(symbol))} there and {_quoted(ours.get(symbol))} here"
+        f"CONFIG_{shown(symbol)} is {quoted(recorded.get(symbol), 80)} there and {quoted(ours.get(symbol), 80)} here"
         for symbol in identity_differences(recorded, ours)
     ]
 
@@ -156,10 +156,6 @@ def identity_beside(config: RunConfig, recorded: Json) -> Json:
     ours = config.identity()
     asked = ("DATA_HASH", *(key for key in ("INIT_FROM", "EVAL_DATASETS") if key in ours))
     return ours | {key: recorded[key] for key in asked if key in recorded}
-
-
-def _quoted(value: object) -> str:
-    return shown(repr(value), 80)
 
 
 def timed(laps: Sequence[float], shared: Sequence[bool]) -> tuple[list[float], bool]:
