@@ -75,7 +75,7 @@ Schema = Mapping[str, "Kind | Schema | list[Kind | Schema]"]
 SUMMARY: Schema = {
     "status": STATUS,
     "error?": or_null(LINE),
-    **dict.fromkeys(("iters?", "tokens?", "params?", "overflows?"), or_null(WHOLE)),
+    **dict.fromkeys(("iters?", "tokens?", "params?", "flops_per_token?", "overflows?"), or_null(WHOLE)),
     **dict.fromkeys(("val_loss?", "val_bpb?", "train_loss?"), NUMBER),
     "val_losses?": {"*": NUMBER},
     **dict.fromkeys(("ema_val_loss?", "ema_val_bpb?", "val_loss_tail?"), NUMBER),
