@@ -77,8 +77,8 @@ def load_weights(model: GPT, state: dict[str, Any], *, origin: str, new_gates: b
 def fitting_weights(model: GPT, state: dict[str, Any], *, origin: str, new_gates: bool = False) -> dict[str, Any]:
     """A checkpoint's weights, by the model's names. UserError, beginning with `origin`, if they do not fit.
 
-    With `new_gates`, gates that the checkpoint does not have keep their initial values, at which a variant is its
-    baseline: all arms of an ablation can start from one standard GPT-2.
+    With `new_gates`, gates that the checkpoint does not have keep their initial values: all arms of an ablation can
+    start from one standard GPT-2. RA v5 starts as that GPT-2 unless RA_V5_GATE_INIT says otherwise; QK norm never does.
     """
     theirs = weights_of(state, origin=origin)
     ours = model.state_dict()

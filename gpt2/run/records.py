@@ -1,8 +1,8 @@
 """The records of a run, read back: provenance.json, summary.json, metrics.jsonl. docs/results.md says what is in them.
 
 Results are carried about, edited and cut short, so none is believed before it has been looked at: what readers rely on
-is there and has the type they rely on, or a UserError names the file and the key. This is the only place that reads
-them, and it needs no torch.
+is there and has the type they rely on, or a UserError names the file and the key. Who relies on records of others reads
+them here, without torch; what looks for faults in them (`make verify`), or at a run that it is training, reads JSON.
 """
 
 from __future__ import annotations
