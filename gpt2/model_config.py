@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from gpt2 import layers
 from gpt2.base.settings import SettingError, check, setting
-from gpt2.idle import RA_V5_AT_REST, keys_unmixed, plain_low_slot
+from gpt2.folds import RA_V5_AT_REST
+from gpt2.idle import keys_unmixed, plain_low_slot
 
 BUILT_IN = ("baseline", "ra_v5", "mla", "ra_mla")
 """The variants whose settings `GPTConfig` has fields for."""

@@ -19,7 +19,7 @@ from gpt2.base.errors import UserError, one_line
 from gpt2.base.settings import FLOAT32_MAX
 from gpt2.base.text import quoted, shown
 from gpt2.config import GPTConfig
-from gpt2.idle import RA_V5_AT_REST
+from gpt2.folds import RA_V5_AT_REST
 from gpt2.model import GPT
 from gpt2.optimizer import gate_names
 from gpt2.run.checkpoint import load_newest, read_checkpoint

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpt2.base.errors import UserError
-from gpt2.idle import RA_V5_AT_REST
+from gpt2.folds import RA_V5_AT_REST
 from gpt2.machine.sdpa import Watched
 from gpt2.model import GPT
 
