@@ -27,9 +27,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.config import GPTConfig
-from gpt2.dotconfig import Assignment, Resolved
+from gpt2.dotconfig import Resolved
 from gpt2.run.records import NONFINITE
 from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan

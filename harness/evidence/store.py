@@ -19,7 +19,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpt2 import dotconfig
+from gpt2.assignments import read_assignments
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
@@ -301,7 +301,7 @@ def read_settings(path: Path) -> dict[str, str]:
     It was resolved when it was written. Resolving it again would cost time, and results would become unreadable when
     the Kconfig tree moves on.
     """
-    return {assignment.symbol: assignment.value for assignment in dotconfig.read_assignments(path)}
+    return {assignment.symbol: assignment.value for assignment in read_assignments(path)}
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

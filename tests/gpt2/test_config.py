@@ -6,10 +6,11 @@ import dataclasses
 
 import pytest
 
+from gpt2.assignments import Assignment
 from gpt2.attention.ra_ultimate_v5 import FOLDS
 from gpt2.base.settings import SettingError
 from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, identity_differences, identity_hash
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.folds import RA_V5_AT_REST
 from gpt2.symbols import padded, run_config
 

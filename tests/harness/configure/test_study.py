@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.run.records import NONFINITE
 from harness.configure.plan import Plan, PlannedRun, make_plan, running_order
 from harness.configure.registration import read_registration, register

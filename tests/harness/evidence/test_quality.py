@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment, load, resolve
+from gpt2.dotconfig import load, resolve
 from gpt2.run.records import NONFINITE
 from harness.configure.kconfig import find_defconfig, overlay
 from harness.configure.plan import Plan
