@@ -166,7 +166,7 @@ class TrainConfig:
     """Steps between evaluations."""
 
     eval_tokens: int = setting(655360, "EVAL_TOKENS")
-    """Targets in an evaluation, at most; 0 takes all validation tokens."""
+    """Targets in an evaluation, in whole windows: up to BLOCK_SIZE - 1 more. 0 takes all validation tokens."""
 
     eval_tail: int = setting(0, "EVAL_TAIL", optional=True)
     """Evaluations in the last twentieth of the run (gpt2/run/evaluation.py)."""

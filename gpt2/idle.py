@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gpt2.folds import RA_V5_AT_REST
+
 Identity = Mapping[str, Any]
 """Symbol -> value for every setting that affects a run's numbers; of a choice, its prefix -> the member."""
-
-RA_V5_AT_REST = {"lerp": 0.0, "direct": 1.0, "lerp_dims": 0.0, "lerp_keys": 0.0, "matrix": 0.0}
-"""The folds of RA v5, and the w_rec at which each is the baseline on the same rows; docs/ra-v5.md."""
 
 
 def autocasts(run: Identity) -> bool:

@@ -184,7 +184,7 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self) -> int:
-        """Floating-point operations of a forward and backward pass, per token (`gpt2.config.flops_per_token`).
+        """Floating-point operations of a forward and backward pass, per token (`gpt2.model_config.flops_per_token`).
 
         A variant that looks at fewer positions than there are says so (`window`).
         """

@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from gpt2 import layers
-from gpt2.base.settings import check, setting
-from gpt2.idle import RA_V5_AT_REST, keys_unmixed, plain_low_slot
+from gpt2.base.settings import SettingError, check, setting
+from gpt2.folds import RA_V5_AT_REST
+from gpt2.idle import keys_unmixed, plain_low_slot
 
 BUILT_IN = ("baseline", "ra_v5", "mla", "ra_mla")
 """The variants whose settings `GPTConfig` has fields for."""
@@ -28,6 +30,11 @@ WITHOUT_GATES = ("baseline", "mla", "rope", "sdpa_gate", "value_residual", "gqa"
 def may_have_gates(model: GPTConfig) -> bool:
     """Whether a variant may have some."""
     return model.attention not in WITHOUT_GATES
+
+
+Option = TypeVar("Option", bool, int, str)
+
+_OPTIONS = {bool: "true or false", int: "a whole number", str: "text"}
 
 
 def _has_mla(model: GPTConfig) -> bool:
@@ -66,14 +73,14 @@ class GPTConfig:
     """Under bfloat16 autocast, whether the residual stream is bfloat16 too; by autocast's own rules it is float32."""
 
     attention: str = setting("baseline", "ATTENTION_", choice=True)
-    """The attention variant: "baseline", "ra_v5", "mla", "ra_mla", or the name of a module in gpt2/."""
+    """The attention variant: "baseline", "ra_v5", "mla", "ra_mla", or the name of a module in gpt2/attention/."""
 
     attention_layers: str = setting("", layers.SYMBOL, optional=True)
     """The layers that have this attention, such as "0-2" or "0+2" (gpt2/layers.py); the others have the baseline's.
     Empty: all. After construction it is so too where all are named, and where the attention is the baseline's."""
 
     attention_options: Mapping[str, bool | int | str] = field(default_factory=dict)
-    """Settings of a variant this class has no field for: symbol FOO_X of variant `foo` is option "x"."""
+    """Settings of a variant this class has no field for: symbol FOO_X of variant `foo` is `option("x", ...)`."""
 
     use_ra_v5: bool = False
     """The RA v5 plan's spelling of attention="ra_v5". After construction it says whether this is RA v5."""
@@ -107,10 +114,12 @@ class GPTConfig:
         if self.use_ra_v5 and self.attention == "baseline":
             object.__setattr__(self, "attention", "ra_v5")
         object.__setattr__(self, "use_ra_v5", self.attention == "ra_v5")
+        folds = RA_V5_AT_REST
+        check(self.ra_v5_fold in folds, "RA_V5_FOLD", self.ra_v5_fold, f"is not one of {', '.join(folds)}")
         if self.ra_v5_gate_init is None:
-            object.__setattr__(self, "ra_v5_gate_init", RA_V5_AT_REST.get(self.ra_v5_fold))
-        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+            object.__setattr__(self, "ra_v5_gate_init", folds[self.ra_v5_fold])
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "ra_v5_R", "mla_kv_latent_dim"):
+            check(getattr(self, name) >= 1, name.upper(), getattr(self, name), "must be at least 1")
         if self.attention_layers:
             named = layers.parse_layers(self.attention_layers, self.n_layer)
             some = self.attention != "baseline" and len(named) < self.n_layer
@@ -124,13 +133,11 @@ class GPTConfig:
         )
         if _has_ra(self):
             check(
-                1 <= self.ra_v5_R < self.head_dim,
+                self.ra_v5_R < self.head_dim,
                 "RA_V5_R",
                 self.ra_v5_R,
                 f"must be from 1 to {self.head_dim - 1}: a head is N_EMBD / N_HEAD = {self.head_dim} wide",
             )
-            folds = RA_V5_AT_REST
-            check(self.ra_v5_fold in folds, "RA_V5_FOLD", self.ra_v5_fold, f"is not one of {', '.join(folds)}")
             check(
                 self.attention != "ra_mla" or self.ra_v5_fold == "lerp",
                 "RA_V5_FOLD",
@@ -143,8 +150,13 @@ class GPTConfig:
                 "y",
                 "RA + MLA has no discoverability bias",
             )
-        if _has_mla(self):
-            check(self.mla_kv_latent_dim >= 1, "MLA_KV_LATENT_DIM", self.mla_kv_latent_dim, "must be at least 1")
+
+    def option(self, name: str, kind: type[Option]) -> Option:
+        """One of `attention_options`, of the type that its symbol has in Kconfig. SettingError where it has another."""
+        value = self.attention_options.get(name)
+        if type(value) is not kind:
+            raise SettingError(f"{self.attention}_{name}".upper(), value, f"must be {_OPTIONS[kind]}")
+        return value
 
     @property
     def head_dim(self) -> int:

@@ -44,6 +44,7 @@ from gpt2.run.nonfinite import NonFiniteError
 from gpt2.run.parts import Parts
 from gpt2.run.processes import train_in_ranks
 from gpt2.run.record import check_identity, run_identity
+from gpt2.run.records import Event
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop
 from gpt2.run.warm_up import compile_and_warm_up, get_ready_beside
@@ -160,7 +161,7 @@ def train(run: Run, stop: Stop) -> str:
         run.event("start", f"{parts.model.num_params():,} parameters on {device_name(parts.device)}")
         if run.ranks.world_size > 1:
             run.event("ranks", "{processes} processes, nodes: {nodes}, {strategy}".format(**run.parallel()))
-        warnings = [("data", line) for line in parts.dataset.warnings]
+        warnings: list[tuple[Event, str]] = [("data", line) for line in parts.dataset.warnings]
         if slow := slow_precision(parts.device, t.dtype):
             warnings.append(("slow_precision", slow))
         if other := sdpa.differs(t.sdpa_kernel, parts.sdpa_ran, parts.device, t.dtype):

@@ -18,11 +18,12 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.files import write_json
 from gpt2.base.terminal import console
 from gpt2.data.prepare import prepare
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.machine.device import device_name, select_device
 from harness.configure.kconfig import assignment
 from harness.measure.ranks import Beside, Trained, beside, draw, train

@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError, one_line, run_command
 from gpt2.base.files import write_json
 from gpt2.base.terminal import console
 from gpt2.config import RunConfig
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.machine.device import device_name, select_device
 from harness.configure.kconfig import assignment
 from harness.configure.lists import parse_seeds

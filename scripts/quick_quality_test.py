@@ -19,11 +19,12 @@ from pathlib import Path
 
 from rich.table import Table
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.files import write_json
 from gpt2.base.numbers import decimal
 from gpt2.base.terminal import console
-from gpt2.dotconfig import Assignment, load
+from gpt2.dotconfig import load
 from harness.configure.kconfig import assignment, command_line_assignments, find_defconfig
 from harness.configure.plan import Plan
 from harness.evidence.quality import (

@@ -18,7 +18,7 @@ from gpt2.attention.baseline import CausalSelfAttention
 
 def build(config):
     attention = CausalSelfAttention(config.n_embd, config.n_head, dropout=config.dropout, bias=config.bias)
-    attention.scale *= float(config.attention_options["sharpness"])
+    attention.scale *= float(config.option("sharpness", str))
     return attention
 '''
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
-from gpt2.dotconfig import Assignment, load, resolve
+from gpt2.dotconfig import load, resolve
 from harness.configure.kconfig import MAKE_VARIABLES
 from scripts import venv
 

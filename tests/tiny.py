@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gpt2.assignments import Assignment
 from gpt2.data.prepare import prepare
-from gpt2.dotconfig import Assignment, Resolved, resolve
+from gpt2.dotconfig import Resolved, resolve
 from gpt2.symbols import run_config
 
 SETTINGS = {

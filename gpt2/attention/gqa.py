@@ -18,7 +18,7 @@ from gpt2.config import GPTConfig
 
 def build(config: GPTConfig) -> GroupedQueryAttention:
     """GQA as a run's configuration describes it. SettingError if heads cannot be grouped so."""
-    kv_heads, n_head = int(config.attention_options["kv_heads"]), config.n_head
+    kv_heads, n_head = config.option("kv_heads", int), config.n_head
     fits = 1 <= kv_heads <= n_head and n_head % kv_heads == 0
     check(fits, "GQA_KV_HEADS", kv_heads, f"must divide the number of heads (N_HEAD={n_head})")
     return GroupedQueryAttention(config.n_embd, n_head, kv_heads, dropout=config.dropout, bias=config.bias)

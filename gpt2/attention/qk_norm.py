@@ -18,7 +18,7 @@ from gpt2.config import GPTConfig
 
 def build(config: GPTConfig) -> QKNormAttention:
     """QK norm as a run's configuration describes it."""
-    sharpness = float(config.attention_options["sharpness"])
+    sharpness = float(config.option("sharpness", int))
     return QKNormAttention(config.n_embd, config.n_head, sharpness, dropout=config.dropout, bias=config.bias)
 
 

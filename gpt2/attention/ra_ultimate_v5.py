@@ -28,7 +28,7 @@ from gpt2 import kernels
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.shared import LayerCache, causal_attention, merge_heads
 from gpt2.config import GPTConfig
-from gpt2.idle import RA_V5_AT_REST
+from gpt2.folds import RA_V5_AT_REST
 from gpt2.machine.device import autocast_dtype
 
 if kernels.HAS_TRITON:

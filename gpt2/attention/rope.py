@@ -28,7 +28,7 @@ def build(config: GPTConfig) -> RotaryAttention:
         config.n_embd,
         config.n_head,
         config.block_size,
-        base=int(config.attention_options["base"]),
+        base=config.option("base", int),
         dropout=config.dropout,
         bias=config.bias,
     )

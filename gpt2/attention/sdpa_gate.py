@@ -17,7 +17,7 @@ from gpt2.config import GPTConfig
 
 def build(config: GPTConfig) -> GatedAttention:
     """Gated attention as a run's configuration describes it."""
-    headwise = bool(config.attention_options["headwise"])
+    headwise = config.option("headwise", bool)
     return GatedAttention(config.n_embd, config.n_head, headwise=headwise, dropout=config.dropout, bias=config.bias)
 
 

@@ -20,7 +20,7 @@ from gpt2.config import GPTConfig
 
 def build(config: GPTConfig) -> SlidingWindowAttention:
     """Sliding-window attention as a run's configuration describes it. SettingError if the window is empty."""
-    window = int(config.attention_options["size"])
+    window = config.option("size", int)
     check(window >= 1, "SLIDING_WINDOW_SIZE", window, "must be at least 1: a token sees itself")
     return SlidingWindowAttention(config.n_embd, config.n_head, window, dropout=config.dropout, bias=config.bias)
 

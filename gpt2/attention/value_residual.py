@@ -19,7 +19,7 @@ from gpt2.config import GPTConfig
 
 def build(config: GPTConfig) -> ValueResidualAttention:
     """Value residual as a run's configuration describes it. SettingError if the share is none."""
-    mix = number("VALUE_RESIDUAL_MIX", config.attention_options["mix"])
+    mix = number("VALUE_RESIDUAL_MIX", config.option("mix", str))
     check(0 <= mix <= 1, "VALUE_RESIDUAL_MIX", mix, "must be from 0 to 1")
     return ValueResidualAttention(config.n_embd, config.n_head, mix, dropout=config.dropout, bias=config.bias)
 

@@ -53,8 +53,12 @@ def check(condition: bool, symbol: str, value: object, expected: str) -> None:
 def number(symbol: str, text: object) -> float:
     """The finite number that a string symbol holds, Kconfig having no type for it. Raises SettingError."""
     value = float(str(text)) if _NUMBER.fullmatch(str(text)) else math.nan
-    check(math.isfinite(value), symbol, f'"{text}"', "is not a number such as 0.1 or 6e-4")
+    check(abs(value) <= FLOAT32_MAX, symbol, f'"{text}"', "is not a number such as 0.1 or 6e-4")
     return value
+
+
+FLOAT32_MAX = 2.0**128 - 2.0**104
+"""The largest number of a float32, which is what settings end up in."""
 
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")

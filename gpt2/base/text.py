@@ -7,6 +7,7 @@ right-to-left mark makes a line read as another. So whatever is not our own word
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 
 VALUE = 120
 """Characters that are shown of a single value."""
@@ -29,9 +30,21 @@ def showable(text: str, keep: str = "") -> str:
 
 def shown(value: object, limit: int = VALUE) -> str:
     """A value as text that can be shown, in one line, of about `limit` characters: what is longer loses its middle."""
-    text = str(value)
+    text = _text(value, str)
     if len(text) <= limit:
         return showable(text)
     tail = limit // 3
     head = limit - tail
     return f"{showable(text[:head])}[... {len(text) - limit:,} characters ...]{showable(text[-tail:])}"
+
+
+def quoted(value: object, limit: int = VALUE) -> str:
+    """`shown`, written as in Python: text in quotes."""
+    return shown(_text(value, repr), limit)
+
+
+def _text(value: object, form: Callable[[object], str]) -> str:
+    try:
+        return form(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return f"{type(value).__name__} with thousands of digits"

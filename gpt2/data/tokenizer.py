@@ -13,7 +13,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -123,11 +123,14 @@ class GPT2Tokenizer:
         return np.array([*map(len, pieces), 0])
 
 
+TOKENIZERS: dict[str, type[ByteTokenizer] | type[GPT2Tokenizer]] = {"byte": ByteTokenizer, "gpt2": GPT2Tokenizer}
+"""By name."""
+
+
 @functools.cache
 def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer `name`, "byte" or "gpt2". Raises UserError if GPT-2's vocabulary is nowhere to be had."""
-    tokenizers: dict[str, Callable[[], Tokenizer]] = {"byte": ByteTokenizer, "gpt2": GPT2Tokenizer}
-    return tokenizers[name]()
+    return TOKENIZERS[name]()
 
 
 def _find_vocabulary() -> tuple[str, str]:

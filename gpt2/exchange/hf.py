@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gpt2.base.errors import UserError, one_line
 from gpt2.base.files import read_json, write_json
-from gpt2.base.text import shown
+from gpt2.base.text import quoted, shown
 from gpt2.config import GPTConfig
 from gpt2.model import GPT
 from gpt2.run.checkpoint import read_checkpoint
@@ -78,19 +78,19 @@ def read_hf(directory: Path) -> GPT:
     path = directory / CONFIG
     config = read_json(path)
     if config.get("model_type") != "gpt2":
-        raise UserError(f"{path}: model_type is {_quoted(config.get('model_type'))}: only 'gpt2' can be read")
+        raise UserError(f"{path}: model_type is {quoted(config.get('model_type'))}: only 'gpt2' can be read")
     for key, ours in _FIXED.items():
         if config.get(key, ours) != ours:
-            raise UserError(f"{path}: {key} is {_quoted(config[key])}: can be read only where it is {ours!r}")
+            raise UserError(f"{path}: {key} is {quoted(config[key])}: can be read only where it is {ours!r}")
     for key in _SIZES:
         if type(config.get(key)) is not int or not 1 <= config[key] < 2**31:
-            raise UserError(f"{path}: {key} is {_quoted(config.get(key))}: must be a whole number from 1")
+            raise UserError(f"{path}: {key} is {quoted(config.get(key))}: must be a whole number from 1")
     if config.get("n_inner") not in (None, 4 * config["n_embd"]):
-        raise UserError(f"{path}: n_inner is {_quoted(config['n_inner'])}: must be 4 * n_embd or null")
+        raise UserError(f"{path}: n_inner is {quoted(config['n_inner'])}: must be 4 * n_embd or null")
     gelu = config.get("activation_function", "gelu_new")
     if not isinstance(gelu, str) or gelu not in _GELU_TANH:
         known = ", ".join(_GELU_TANH)
-        raise UserError(f"{path}: activation_function is {_quoted(gelu)}: must be one of {known}")
+        raise UserError(f"{path}: activation_function is {quoted(gelu)}: must be one of {known}")
     weights = {}
     for name, tensor in unwrapped(_read_weights(directory), origin=str(directory)).items():
         if not isinstance(tensor, Tensor):
@@ -114,7 +114,7 @@ def _tie(weights: dict[str, Tensor], tied: object, directory: Path) -> None:
         head = weights.get("lm_head.weight")
         if tied is not False or embedding is None or head is None or not torch.equal(head, embedding):
             raise UserError(
-                f"{directory / CONFIG}: tie_word_embeddings is {_quoted(tied)}, and lm_head.weight is not the token "
+                f"{directory / CONFIG}: tie_word_embeddings is {quoted(tied)}, and lm_head.weight is not the token "
                 "embedding: can be read only where it is"
             )
 
@@ -201,7 +201,7 @@ def _indexed(index: Path) -> list[Path]:
     for name in files.values():
         is_name = isinstance(name, str) and name.isprintable() and name not in ("", "..") and Path(name).name == name
         if not is_name:
-            raise UserError(f"{index}: weight_map names {_quoted(name)}: must be the name of a file beside it")
+            raise UserError(f"{index}: weight_map names {quoted(name)}: must be the name of a file beside it")
     return [index.with_name(name) for name in sorted(set(files.values()))]
 
 
@@ -218,7 +218,3 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{path}: cannot be read as safetensors: {one_line(error)}") from None
     return tensors
-
-
-def _quoted(value: object) -> str:
-    return shown(repr(value))

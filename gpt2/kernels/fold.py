@@ -1,8 +1,8 @@
 """RA v5's fold and the cast to the precision of matrix products, in one kernel; and its gradient in another.
 
 Autocast reads the float32 weights of a projection once per forward pass, to cast them. This does the same reading and
-writing, and the fold on the way: RA v5 then costs what the baseline costs. `gpt2.ra_ultimate_v5.fold_lerp` and
-`fold_direct` are the twins. Other folds have no kernel.
+writing, and the fold on the way: RA v5 then costs what the baseline costs. `fold_lerp` and `fold_direct` in
+gpt2/attention/ra_ultimate_v5.py are the twins. Other folds have no kernel.
 
 One program takes a head and a block of columns: the same rows of q, k and v. The bias is a column more, which the first
 block takes along. Gradients of the gates are sums over a head's rows and columns: each program leaves its share, and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpt2.config import TrainConfig
@@ -24,13 +24,6 @@ class Losses:
 
     val_losses: Mapping[str, float] = field(default_factory=dict)
     """Of the weights, on each of EVAL_DATASETS by its name."""
-
-    def named(self) -> Iterator[tuple[str, float]]:
-        """Each, with what it is called."""
-        yield "loss", self.val_loss
-        if self.ema_val_loss is not None:
-            yield "loss of the averaged weights", self.ema_val_loss
-        yield from ((f"loss on {name}", loss) for name, loss in self.val_losses.items())
 
 
 def is_due(step: int, train: TrainConfig) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt2.config import RunConfig
 from gpt2.run.record import Metrics
+from gpt2.run.records import Event
 from gpt2.run.tracking import Trackers
 
 
@@ -22,10 +23,11 @@ class Journal:
         self._metrics.write(kind, step, **values)
         self._trackers.write(kind, step, **values)
 
-    def event(self, event: str, step: int, message: str) -> None:
-        """Something that happened, printed too."""
+    def event(self, event: Event, step: int, message: str, *, is_printed: bool = True) -> None:
+        """Something that happened."""
         self.write("event", step, event=event, message=message)
-        print(message, flush=True)
+        if is_printed:
+            print(message, flush=True)
 
     def train(self, step: int, *, speed: dict[str, float | None], **values: Any) -> None:
         """Training steps up to `step`; `values` and `speed` are those of docs/results.md."""
@@ -60,7 +62,7 @@ class Silence(Journal):
     def write(self, kind: str, step: int, **values: Any) -> None:
         pass
 
-    def event(self, event: str, step: int, message: str) -> None:
+    def event(self, event: Event, step: int, message: str, *, is_printed: bool = True) -> None:
         pass
 
     def train(self, step: int, *, speed: dict[str, float | None], **values: Any) -> None:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from gpt2.base.errors import UserError, one_line
-from gpt2.base.text import shown
+from gpt2.base.settings import FLOAT32_MAX
+from gpt2.base.text import quoted, shown
 from gpt2.config import GPTConfig
-from gpt2.idle import RA_V5_AT_REST
+from gpt2.folds import RA_V5_AT_REST
 from gpt2.model import GPT
 from gpt2.optimizer import gate_names
 from gpt2.run.checkpoint import load_newest, read_checkpoint
@@ -76,8 +77,8 @@ def load_weights(model: GPT, state: dict[str, Any], *, origin: str, new_gates: b
 def fitting_weights(model: GPT, state: dict[str, Any], *, origin: str, new_gates: bool = False) -> dict[str, Any]:
     """A checkpoint's weights, by the model's names. UserError, beginning with `origin`, if they do not fit.
 
-    With `new_gates`, gates that the checkpoint does not have keep their initial values, at which a variant is its
-    baseline: all arms of an ablation can start from one standard GPT-2.
+    With `new_gates`, gates that the checkpoint does not have keep their initial values: all arms of an ablation can
+    start from one standard GPT-2. RA v5 starts as that GPT-2 unless RA_V5_GATE_INIT says otherwise; QK norm never does.
     """
     theirs = weights_of(state, origin=origin)
     ours = model.state_dict()
@@ -178,11 +179,11 @@ def _require_same_fold(config: GPTConfig, state: dict[str, Any], origin: str) ->
     if not gates or not isinstance(of, dict):
         return
     ours = config.ra_v5_fold, config.ra_v5_R
-    theirs = str(of.get("ra_v5_fold", ours[0])), of.get("ra_v5_R", ours[1])
+    theirs = shown(of.get("ra_v5_fold", ours[0])), of.get("ra_v5_R", ours[1])
     rests = {RA_V5_AT_REST.get(fold, math.nan) for fold in (ours[0], theirs[0])}
     at_rest = all(bool((t == (1.0 if name.endswith("w_std") else min(rests))).all()) for name, t in gates.items())
     if theirs != ours and not (len(rests) == 1 and at_rest):
-        there, here = (f"RA_V5_FOLD={shown(fold)}, RA_V5_R={shown(R)}" for fold, R in (theirs, ours))
+        there, here = (f"RA_V5_FOLD={fold}, RA_V5_R={shown(R)}" for fold, R in (theirs, ours))
         raise UserError(f"{origin}: its gates are of {there}, and would say another thing here, with {here}")
 
 
@@ -195,7 +196,7 @@ def _model_config(state: dict[str, Any], origin: str) -> GPTConfig:
         if name in types:
             words, fits = _SETTINGS[types[name]]
             if not fits(value):
-                raise UserError(f"{origin}: model_config: {name} is {shown(repr(value))}: must be {words}")
+                raise UserError(f"{origin}: model_config: {name} is {quoted(value)}: must be {words}")
     try:
         return GPTConfig(**settings | {"ra_v5_compile": False})
     except (TypeError, UserError) as error:  # an unknown field, or a value out of range
@@ -203,18 +204,24 @@ def _model_config(state: dict[str, Any], origin: str) -> GPTConfig:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
 
 
 _SETTINGS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: ("a whole number from 0 to 2147483647", lambda value: type(value) is int and 0 <= value < 2**31),
-    float: ("a finite number", _is_number),
-    float | None: ("a finite number or null", lambda value: value is None or _is_number(value)),
+    int: ("a whole number from 0 to 2147483647", _is_whole),
+    float: ("a number", _is_number),
+    float | None: ("a number or null", lambda value: value is None or _is_number(value)),
     str: ("text", lambda value: isinstance(value, str)),
     Mapping[str, bool | int | str]: (
-        "names with text, numbers, true or false",
-        lambda value: isinstance(value, dict) and all(isinstance(v, bool | int | str) for v in value.values()),
+        "names with text, whole numbers from 0 to 2147483647, true or false",
+        lambda value: (
+            isinstance(value, dict) and all(isinstance(v, bool | str) or _is_whole(v) for v in value.values())
+        ),
     ),
 }
 """Type of a field of GPTConfig -> what a value of it is. Python itself would take 1.5 layers, and a list for a name."""

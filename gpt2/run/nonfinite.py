@@ -11,7 +11,7 @@ from gpt2.config import TrainConfig
 from gpt2.data.batches import Batch
 from gpt2.machine.device import autocast
 
-NOWHERE = "a tensor that is finite when the step is taken again"
+NOWHERE = "a tensor that is finite when it is computed again"
 
 
 class NonFiniteError(Exception):
@@ -19,7 +19,7 @@ class NonFiniteError(Exception):
 
 
 def first_nonfinite(model: nn.Module, micro_batches: Sequence[Batch], device: torch.device, train: TrainConfig) -> str:
-    """Name the first tensor that is not finite when a step is taken again, in eager mode and without an update.
+    """Name the first tensor that is not finite when batches are computed again, in eager mode and without an update.
 
     Looks at the weights, then at the modules' outputs in the order they are computed, then at the gradients.
     """

@@ -1,8 +1,8 @@
 """The records of a run, read back: provenance.json, summary.json, metrics.jsonl. docs/results.md says what is in them.
 
 Results are carried about, edited and cut short, so none is believed before it has been looked at: what readers rely on
-is there and has the type they rely on, or a UserError names the file and the key. This is the only place that reads
-them, and it needs no torch.
+is there and has the type they rely on, or a UserError names the file and the key. Who relies on records of others reads
+them here, without torch; what looks for faults in them (`make verify`), or at a run that it is training, reads JSON.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gpt2.base.errors import UserError
 from gpt2.base.files import read_file, read_json
-from gpt2.base.text import shown
+from gpt2.base.text import quoted, shown
 from gpt2.config import RunConfig, identity_differences
 
 Json = dict[str, Any]
@@ -75,7 +75,7 @@ Schema = Mapping[str, "Kind | Schema | list[Kind | Schema]"]
 SUMMARY: Schema = {
     "status": STATUS,
     "error?": or_null(LINE),
-    **dict.fromkeys(("iters?", "tokens?", "params?", "overflows?"), or_null(WHOLE)),
+    **dict.fromkeys(("iters?", "tokens?", "params?", "flops_per_token?", "overflows?"), or_null(WHOLE)),
     **dict.fromkeys(("val_loss?", "val_bpb?", "train_loss?"), NUMBER),
     "val_losses?": {"*": NUMBER},
     **dict.fromkeys(("ema_val_loss?", "ema_val_bpb?", "val_loss_tail?"), NUMBER),
@@ -119,6 +119,15 @@ PROVENANCE: Schema = {
     "resumed?": [{"step": WHOLE, "code": _CODE, "versions": _VERSIONS, "hardware": _HARDWARE, "sdpa?": _SDPA}],
 }
 
+Event = Literal[
+    "start", "ranks", "data", "slow_precision", "sdpa", "resume", "damaged", "taken_over", "memory", "waiting",
+    "training", "compile", "compile_fallback", "overflow", "interrupted", "nonfinite", "out_of_memory",
+]  # fmt: skip
+"""What a run tells of, by the names that lines of kind "event" have for it."""
+
+NONFINITE = ("nonfinite", "not_finite")
+"""What readers take for the event "nonfinite": earlier versions had two names for it."""
+
 _EVENT: Schema = {"event": TEXT, "message": LINE}
 _LINES: Mapping[str, Schema] = {"event": _EVENT, "gates": {"gates": OBJECT}}
 """What lines of a kind have to have. The numbers of others are left out where they are none (`RunRecord.series`)."""
@@ -137,7 +146,7 @@ def read_provenance(path: Path) -> Json:
 def differences(recorded: Json, ours: Json) -> list[str]:
     """What makes a recorded identity another run's than ours, a symbol and both of its values each."""
     return [
-        f"CONFIG_{shown(symbol)} is {_quoted(recorded.get(symbol))} there and {_quoted(ours.get(symbol))} here"
+        f"CONFIG_{shown(symbol)} is {quoted(recorded.get(symbol), 80)} there and {quoted(ours.get(symbol), 80)} here"
         for symbol in identity_differences(recorded, ours)
     ]
 
@@ -147,10 +156,6 @@ def identity_beside(config: RunConfig, recorded: Json) -> Json:
     ours = config.identity()
     asked = ("DATA_HASH", *(key for key in ("INIT_FROM", "EVAL_DATASETS") if key in ours))
     return ours | {key: recorded[key] for key in asked if key in recorded}
-
-
-def _quoted(value: object) -> str:
-    return shown(repr(value), 80)
 
 
 def timed(laps: Sequence[float], shared: Sequence[bool]) -> tuple[list[float], bool]:

@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from gpt2.base.files import write_json
 from gpt2.config import RunConfig, identity_hash
-from gpt2.data.batches import Batch
+from gpt2.data.batches import Batch, EvalSet
 from gpt2.data.dataset import open_dataset
 from gpt2.machine.compilation import uncompile
 from gpt2.machine.device import select_device
@@ -42,7 +43,7 @@ from gpt2.run.nonfinite import NOWHERE, NonFiniteError, first_nonfinite
 from gpt2.run.parts import Parts
 from gpt2.run.progress import Progress
 from gpt2.run.record import add_resumption, check_identity, run_identity, write_provenance
-from gpt2.run.records import read_provenance
+from gpt2.run.records import Event, read_provenance
 from gpt2.run.resume import restore
 from gpt2.run.summary import last_evaluation, numbers, speed, why_not_done
 
@@ -152,7 +153,7 @@ class Run:
                 self.progress.overflows += 1
                 self.progress.overflows_in_a_row += 1
                 message = f"step {first + i} overflowed and was skipped"
-                self.journal.write("event", self.step, event="overflow", message=message)
+                self.journal.event("overflow", self.step, message, is_printed=False)
             else:
                 self.log(first + i)  # what came before is as good as any
                 batch = next(self.parts.batches(first + i))
@@ -192,10 +193,12 @@ class Run:
 
     def log_evaluation(self, losses: Losses) -> None:
         """A line for an evaluation. Raises NonFiniteError."""
-        for name, loss in losses.named():
-            if not math.isfinite(loss):
-                what = f"evaluation at step {self.step}: {name} {loss:.4g}"
-                raise self._nonfinite(what, self.parts.eval_batches, self.step)
+        p = self.parts
+        self._require_finite("loss", losses.val_loss, p.eval_set)
+        if p.average is not None and losses.ema_val_loss is not None:
+            self._require_finite("loss of the averaged weights", losses.ema_val_loss, p.eval_set, p.average.in_place())
+        for name, loss in losses.val_losses.items():
+            self._require_finite(f"loss on {name}", loss, p.eval_sets[name])
         self.progress.take(losses)
         if self.step in tail_steps(self.config.train.max_iters, self.config.train.eval_tail):
             self.progress.tail.append(losses.val_loss)
@@ -246,11 +249,11 @@ class Run:
         self.share.take_turn(lambda: self.event("waiting", "is ready, and waits for the device"))
         self.waited_s = time.monotonic() - began
 
-    def event(self, event: str, message: str) -> None:
+    def event(self, event: Event, message: str) -> None:
         """Something that happened."""
         self.journal.event(event, self.step, message)
 
-    def differs(self, event: str, message: str) -> None:
+    def differs(self, event: Event, message: str) -> None:
         """An event that makes the run other than what was asked for: the summary says so too."""
         self.progress.events.append(message)
         self.event(event, message)
@@ -260,7 +263,7 @@ class Run:
         found = numbers(self.parts, self.progress)
         if status == "done" and (reason := why_not_done(self.progress, found)):
             status, error = "failed", reason
-            self.event("not_finite", reason)
+            self.event("nonfinite", reason)
         t, parts = self.config.train, self.parts
         if not self.ranks.is_first:
             return status
@@ -336,6 +339,15 @@ class Run:
         if path is None or found:
             return found[0] if found else None
         return Loaded(path=path, state=read_checkpoint(path), damaged=())
+
+    def _require_finite(
+        self, name: str, loss: float, of: EvalSet, weights: AbstractContextManager[None] | None = None
+    ) -> None:
+        """Raise NonFiniteError where the `loss` of a set is not finite; `weights` has in place those that it is of."""
+        if not math.isfinite(loss):
+            what = f"evaluation at step {self.step}: {name} {loss:.4g}"
+            with weights or nullcontext():
+                raise self._nonfinite(what, of.dealt(self.ranks.rank, self.ranks.world_size), self.step)
 
     def _nonfinite(self, what: str, batches: Sequence[Batch], step: int) -> NonFiniteError:
         """The error that says where a number stopped being finite in `step`, and what there is to go back to."""

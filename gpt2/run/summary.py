@@ -41,6 +41,7 @@ def numbers(parts: Parts, progress: Progress) -> dict[str, Any]:
         "eval_time_s": progress.eval_clock.total_s,
         "checkpoint_time_s": progress.save_clock.total_s,
         "params": parts.model.num_params(),
+        "flops_per_token": parts.flops_per_token,
         "overflows": progress.overflows,
         "gates": parts.gates(),
     }

@@ -16,9 +16,10 @@ from gpt2.machine.compilation import compile_attempts, uncompile
 from gpt2.machine.device import autocast, synchronize, within_free_memory
 from gpt2.machine.sharing import SharedDevice
 from gpt2.run.parts import Parts
+from gpt2.run.records import Event
 
 
-def get_ready_beside(parts: Parts, share: SharedDevice, tell: Callable[[str, str], None]) -> bool:
+def get_ready_beside(parts: Parts, share: SharedDevice, tell: Callable[[Event, str], None]) -> bool:
     """`compile_and_warm_up` beside whoever trains on the device. False where there is not the memory for both."""
     try:
         with share.beside(), nullcontext() if share.has_turn else within_free_memory(parts.device):
@@ -35,7 +36,7 @@ def get_ready_beside(parts: Parts, share: SharedDevice, tell: Callable[[str, str
     return True
 
 
-def compile_and_warm_up(parts: Parts, differs: Callable[[str, str], None]) -> None:
+def compile_and_warm_up(parts: Parts, differs: Callable[[Event, str], None]) -> None:
     """Compile as the run's settings ask for, or as near to it as works; `differs` is told an event and what it was."""
     t = parts.config.train
     batch = next(parts.batches(0))[0]

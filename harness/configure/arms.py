@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.config import DATA_PATHS, RunConfig, is_of_a_run
-from gpt2.dotconfig import Assignment, Resolved, file_of
+from gpt2.dotconfig import Resolved, file_of
 from harness.configure.kconfig import SIZE, Size, Step, list_steps, note, overlay
 from harness.configure.study import StudyConfig, Sweep
 

@@ -12,10 +12,11 @@ import os
 import shutil
 from pathlib import Path
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import make_directory
 from gpt2.config import RunConfig, TrainConfig, does_something
-from gpt2.dotconfig import Assignment, Resolved, resolve
+from gpt2.dotconfig import Resolved, resolve
 
 NOISE = "noise"
 """Name of the directory of these runs in the experiment's."""

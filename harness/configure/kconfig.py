@@ -14,18 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2.assignments import Assignment, read_assignments
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
-from gpt2.dotconfig import (
-    Assignment,
-    Resolved,
-    did_you_mean,
-    is_removed,
-    load,
-    read_assignments,
-    resolve,
-    settable_symbols,
-)
+from gpt2.dotconfig import Resolved, did_you_mean, is_removed, load, resolve, settable_symbols
 
 DOTCONFIG = Path(".config")
 """The configuration that commands work on, in the directory they are run in."""

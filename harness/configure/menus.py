@@ -17,9 +17,10 @@ from typing import Any
 
 import kconfiglib
 
+from gpt2.assignments import parse_assignments
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
-from gpt2.dotconfig import Resolved, config_text, load, parse_assignments, parse_tree, plain_environment, resolve
+from gpt2.dotconfig import Resolved, config_text, load, parse_tree, plain_environment, resolve
 from harness.configure.kconfig import DOTCONFIG, load_dotconfig, load_old_dotconfig
 from harness.configure.plan import make_plan, save
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import shown
 from gpt2.config import OptimizerConfig, RunConfig, does_something
-from gpt2.dotconfig import Assignment, Resolved, resolve_each
+from gpt2.dotconfig import Resolved, resolve_each
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
 from harness.configure.arms import Arm, beside, compared_arms, references, refuse_sweep, refuse_the_same_twice

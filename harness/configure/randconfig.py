@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 import kconfiglib
 
+from gpt2.assignments import parse_assignments
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Resolved, config_text, parse_assignments, parse_tree, resolve, symbol_values
+from gpt2.dotconfig import Resolved, config_text, parse_tree, resolve, symbol_values
 from gpt2.symbols import run_config
 from harness.configure.kconfig import command_line_variables, list_steps
 from harness.configure.plan import make_plan

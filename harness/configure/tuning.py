@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import locked, read_json, write_json
 from gpt2.base.text import shown
-from gpt2.dotconfig import Assignment, Resolved
+from gpt2.dotconfig import Resolved
 from harness.configure.arms import Arm, labels, swept
 from harness.configure.study import StudyConfig, Sweep
 

@@ -22,10 +22,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, read_json
 from gpt2.base.progress import Progress, silent
-from gpt2.dotconfig import Assignment, load
+from gpt2.dotconfig import load
 from harness.configure.kconfig import overlay
 from harness.evidence.findings import Fine, Note, Said, Wrong
 from harness.evidence.parting import Parting, compare_metrics, compare_weights, counted_lines, final_weights

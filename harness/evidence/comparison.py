@@ -106,7 +106,7 @@ class Comparison:
     pooled_high: float | None = None
 
     verdict: str = "undecided"
-    """One of the words this module's docstring explains."""
+    """One of the words that harness/evidence/stats.py explains."""
 
     note: str = ""
     """What a reader of the numbers must know besides."""

@@ -90,5 +90,6 @@ def identity_differences(arm: Arm, other: Arm) -> list[Difference]:
 
 
 def identity(arm: Arm) -> dict[str, Any]:
+    """Symbol -> value of the settings that affect numbers, of the arm's first run that has begun; empty without one."""
     started = [run.provenance["identity"] for run in arm.runs if run.provenance is not None]
     return dict(started[0]) if started else {}

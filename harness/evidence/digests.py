@@ -21,12 +21,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2 import dotconfig
+from gpt2 import assignments, dotconfig
 from gpt2.base import errors, files
 from gpt2.base.files import write_text
 from gpt2.config import identity_hash
 from gpt2.run import records
 from gpt2.run.records import Json
+from harness.configure import arms
 from harness.configure.kconfig import list_steps
 from harness.evidence import store
 from harness.evidence.store import (
@@ -258,6 +259,6 @@ def _check(text: bytes) -> str:
 @functools.cache
 def _key() -> bytes:
     """A hash of what else decides what a run's files are taken for: the code that reads them, and the steps."""
-    sources = [module.__file__ for module in (dotconfig, records, store)] + [__file__]
+    sources = [module.__file__ for module in (assignments, dotconfig, arms, records, store)] + [__file__]
     paths = [*map(Path, filter(None, sources)), *(step.path for step in list_steps())]
     return hashlib.blake2b(b"\0".join(path.read_bytes() for path in paths), digest_size=32).digest()

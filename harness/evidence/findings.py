@@ -20,8 +20,8 @@ class Finding:
     """`<step>/seed-<seed>`, or the name of a file of the experiment."""
 
     check: str
-    """"records", "config", "data", "checkpoints", "metrics", "summary" or, of the experiment, "registered", "tuned",
-    "once", "rows"."""
+    """"records", "config", "data", "checkpoints", "metrics", "summary", "again" or, of the experiment, "registered",
+    "tuned", "once", "rows"."""
 
     outcome: str
     """OK, FAIL or NOTE."""

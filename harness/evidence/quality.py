@@ -28,9 +28,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.config import GPTConfig
-from gpt2.dotconfig import Assignment, Resolved
+from gpt2.dotconfig import Resolved
+from gpt2.run.records import NONFINITE
 from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan
 from harness.evidence.gate_noise import noise_of, of_heads, superiority
@@ -182,7 +184,7 @@ def assess(experiment: Experiment, model: str, seeds: Sequence[int]) -> Quality:
 def _seed_result(seed: int, run: RunRecord, reference: RunRecord | None, noise: RunRecord | None) -> SeedResult:
     nonfinite = []
     for each in filter(None, (reference, run, noise)):
-        events = [line for line in each.metrics if line["kind"] == "event" and line["event"] == "nonfinite"]
+        events = [line for line in each.metrics if line["kind"] == "event" and line["event"] in NONFINITE]
         if each.status == "failed" and events:
             nonfinite.append(f"{each.name}: {events[-1]['message']}")
         elif each.status != "done":

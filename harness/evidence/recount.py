@@ -25,7 +25,7 @@ _OF_AVERAGE = ("ema_val_loss", "ema_val_bpb")
 _NUMBERS = (
     *("iters", "tokens", "val_loss", "val_bpb", "train_loss", "ms_per_step", "ms_per_step_iqr", "tokens_per_s", "mfu"),
     *("peak_mem_gib", "train_time_s", "eval_time_s", "checkpoint_time_s", "wall_time_s", "startup_s", "params"),
-    *("overflows", "waited_s", "val_loss_tail", *_OF_AVERAGE),
+    *("flops_per_token", "overflows", "waited_s", "val_loss_tail", *_OF_AVERAGE),
 )
 """Of a summary."""
 

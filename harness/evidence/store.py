@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt2 import dotconfig
+from gpt2.assignments import Assignment, read_assignments
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import showable, shown
@@ -307,7 +308,7 @@ def read_settings(path: Path) -> dict[str, str]:
     It was resolved when it was written. Resolving it again would cost time, and results would become unreadable when
     the Kconfig tree moves on.
     """
-    return {assignment.symbol: assignment.value for assignment in dotconfig.read_assignments(path)}
+    return {assignment.symbol: assignment.value for assignment in read_assignments(path)}
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -418,7 +419,7 @@ def _belongs_elsewhere(record: RunRecord) -> str | None:
     return None
 
 
-def _unlike(record: RunRecord, promises: Iterable[dotconfig.Assignment]) -> list[tuple[str, str]]:
+def _unlike(record: RunRecord, promises: Iterable[Assignment]) -> list[tuple[str, str]]:
     """Symbols and promised values of those that a run's configuration has otherwise. Titles make no other run."""
     return [
         (a.symbol, a.value)

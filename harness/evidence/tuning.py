@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from gpt2.base.errors import UserError
+from gpt2.run.records import NONFINITE
 from harness.configure.plan import Trials
 from harness.configure.tuning import Choice, Trial
 from harness.evidence.store import RunRecord, load_run
@@ -68,7 +69,7 @@ def _loss(run: RunRecord) -> float | None:
     if run.status == "done" and loss is not None:
         return loss
     events = (line for line in run.metrics if line["kind"] == "event")
-    if run.status == "failed" and any(line["event"] in ("nonfinite", "not_finite") for line in events):
+    if run.status == "failed" and any(line["event"] in NONFINITE for line in events):
         return None
     status = run.status if run.summary else "not finished"
     raise UserError(f"{run.path}: the trial is {status}, and did not diverge: tuning waits for it; run make again")

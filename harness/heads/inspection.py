@@ -26,7 +26,7 @@ from gpt2.base.text import showable
 from gpt2.config import DataConfig, GPTConfig
 from gpt2.data.batches import eval_set
 from gpt2.data.dataset import open_dataset
-from gpt2.data.tokenizer import Tokenizer, load_tokenizer
+from gpt2.data.tokenizer import TOKENIZERS, Tokenizer, load_tokenizer
 from gpt2.run.load import load_model
 from gpt2.symbols import padded, run_config
 from harness.configure.directories import configured_experiment
@@ -136,11 +136,10 @@ def validation_window(path: Path, model: GPTConfig, data: DataConfig | None) -> 
 
 def _tokenizer(model: GPTConfig, data: DataConfig | None) -> Tokenizer | None:
     """The tokenizer of the model's vocabulary; None if it has another one, as ready token files may."""
-    sizes = {"byte": 256, "gpt2": 50257}
-    fits = [name for name, n_vocab in sizes.items() if model.vocab_size in (n_vocab, padded(n_vocab))]
-    if not fits or (data is not None and data.vocab_size != sizes[fits[0]]):
+    fits = [of for of in TOKENIZERS.values() if model.vocab_size in (of.n_vocab, padded(of.n_vocab))]
+    if not fits or (data is not None and data.vocab_size != fits[0].n_vocab):
         return None
-    return load_tokenizer(fits[0])
+    return load_tokenizer(fits[0].name)
 
 
 def _labels(ids: Iterable[int], tokenizer: Tokenizer | None) -> list[str]:

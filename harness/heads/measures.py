@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt2.base.errors import UserError
-from gpt2.idle import RA_V5_AT_REST
+from gpt2.folds import RA_V5_AT_REST
 from gpt2.machine.sdpa import Watched
 from gpt2.model import GPT
 
@@ -134,7 +134,7 @@ def observe(model: GPT, tokens: Tensor, keep: int | None = None) -> Heads:
     """
     D, T = model.config.head_dim, len(tokens)
     measured: list[list[dict[str, Tensor]]] = []
-    for layer, call in zip(_layers(model), attention_calls(model, tokens), strict=True):
+    for layer, call in zip(model.attention, attention_calls(model, tokens), strict=True):
         R = getattr(layer, "R", 0)
         # Head by head: what a head's T x T takes fits into a processor's cache.
         heads = [_measured(head, D, R) | {"scores": head.scores()[:keep, :keep]} for head in call.heads()]
@@ -278,7 +278,7 @@ def _gates(model: GPT) -> list[Measure]:
 
 def _d_bias(model: GPT, T: int) -> Array | None:
     """d [n_layer, n_head, T] less its mean over positions: softmax sees differences only. NaN in layers without one."""
-    biases: list[Any] = [getattr(layer, "d_bias", None) for layer in _layers(model)]
+    biases: list[Any] = [getattr(layer, "d_bias", None) for layer in model.attention]
     shown = [None if bias is None else bias.detach()[:, :T].double() for bias in biases]
     some = next((d for d in shown if d is not None), None)
     if some is None:
@@ -286,12 +286,6 @@ def _d_bias(model: GPT, T: int) -> Array | None:
     d = torch.stack([torch.full_like(some, math.nan) if d is None else d for d in shown])
     centred: Array = (d - d.mean(dim=-1, keepdim=True)).numpy()
     return centred
-
-
-def _layers(model: GPT) -> list[nn.Module]:
-    """The attention of each layer."""
-    transformer: Any = model.transformer
-    return [block.attn for block in transformer.h]
 
 
 def _described(name: str, values: Array) -> Measure:

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from gpt2.assignments import Assignment
 from gpt2.base import terminal
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from gpt2.config import RunConfig, TrainConfig
 from gpt2.data.prepare import dataset_status
 from gpt2.data.token_files import write_random_tokens
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.machine.device import power_w
 from gpt2.model import GPT
 from gpt2.run.checkpoint import KEEP

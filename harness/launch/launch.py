@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment
 from harness.configure.gate_noise import write_noise
 from harness.configure.plan import Plan, Trials
 from harness.configure.requests import asked_plan

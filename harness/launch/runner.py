@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.terminal import progress_bar
 from gpt2.data.batches import check_eval_windows, check_windows
 from gpt2.data.dataset import open_dataset
 from gpt2.data.evaluation import open_eval_datasets
 from gpt2.data.prepare import dataset_status, is_local, prepare
-from gpt2.dotconfig import Assignment
 from gpt2.run.record import check_identity, code_state, run_identity
 from gpt2.run.records import read_summary
 from harness.configure.directories import remember_experiment

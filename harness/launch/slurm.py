@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment
 from gpt2.run.directory import hold
 from gpt2.run.lock import HeldElsewhere
 from gpt2.run.record import AnotherRun, check_identity

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from gpt2.base import terminal
 from gpt2.base.text import showable, shown
+from gpt2.run.records import NONFINITE
 
 PLAIN_EVERY_S = 10.0
 """Where the output is no terminal, a line of progress at most this often."""
@@ -107,7 +108,7 @@ class LiveView:
         run, now = self._runs[name], time.monotonic()
         if line["kind"] == "event":
             run.phase = line["message"]
-            if line["event"] in ("compile_fallback", "resume", "damaged", "nonfinite", "memory"):
+            if line["event"] in ("compile_fallback", "resume", "damaged", "memory", *NONFINITE):
                 self._line(name, "note", line["message"], "yellow")
         elif line["kind"] == "eval":
             run.val_loss = line["val_loss"]

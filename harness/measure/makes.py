@@ -15,9 +15,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from gpt2.assignments import Assignment
 from gpt2.base.files import ROOT
 from gpt2.data.prepare import prepare
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from harness.configure.plan import Plan, make_plan
 from harness.measure import faults
 

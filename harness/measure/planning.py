@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2.assignments import Assignment
 from gpt2.base.files import ROOT, make_directory
 from gpt2.config import identity_hash
-from gpt2.dotconfig import Assignment, load
+from gpt2.dotconfig import load
 from harness.configure.kconfig import DOTCONFIG, find_defconfig, overlay
 from harness.configure.plan import Plan, PlannedRun, make_plan
 from harness.evidence.digests import SETTLED_NS, SummaryTable

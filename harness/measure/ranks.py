@@ -16,9 +16,10 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.run.records import read_metrics, read_provenance, read_summary
 from harness.measure.loss_curves_figure import name_axes
 from harness.measure.timing import Times

@@ -1,9 +1,10 @@
 """What a training step costs, and its phases: every attention variant, nanoGPT and transformers, eager and compiled.
 
-Our arms take `Run.train_step`, the trainer's own step, on random tokens that already lie on the device. The phases are
-forward (with the loss), backward, and optimizer: clipping, update, and setting the gradients to None. The arms take
-turns of a few steps, so that a change of the device's clock changes all of them, and the baseline stands there twice:
-what the two differ by is noise. All are asked to compute attention by the same kernel, and each row says which did.
+Our arms take `gpt2.train_ra_mla.train_step`, the trainer's own, on random tokens that already lie on the device. The
+phases are forward (with the loss), backward, and optimizer: clipping, update, and setting the gradients to None. The
+arms take turns of a few steps, so that a change of the device's clock changes all of them, and the baseline stands
+there twice: what the two differ by is noise. All are asked to compute attention by the same kernel, and each row says
+which did.
 `scripts/benchmark_training.py` is the command.
 """
 

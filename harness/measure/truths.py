@@ -23,7 +23,7 @@ from harness.report.tables import loss_table
 
 SUMMARY = (
     *("status", "error", "iters", "tokens", "val_loss", "val_bpb", "train_loss", "params", "config_hash", "compile"),
-    *("overflows", "gates"),
+    *("flops_per_token", "overflows", "gates"),
 )
 """What summary.json says apart from times, memory and events."""
 

@@ -96,22 +96,26 @@ def loss_against_flop(arms: Sequence[Arm]) -> list[Curves]:
 
 
 def flops_per_token_of(arm: Arm) -> int | None:
-    """Floating-point operations per training token, as `GPT.flops_per_token`, by an arm's records; None before one of
-    its runs has said how many parameters it has."""
-    for run in arm.runs:
-        params, identity = run.value("params"), (run.provenance or {}).get("identity", {})
-        shape = {name: identity.get(name.upper()) for name in ("n_layer", "n_embd", "block_size")}
-        if params is not None and all(isinstance(size, int) for size in shape.values()):
-            T = shape["block_size"]
-            window, windowed = min(identity.get("SLIDING_WINDOW_SIZE", T), T), shape["n_layer"]
-            if placed := identity.get(layers.SYMBOL):
-                try:
-                    windowed = len(layers.parse_layers(str(placed), windowed))
-                except SettingError:  # no layers of this model: a record that says nothing of its operations
-                    continue
-            positions = windowed * window + (shape["n_layer"] - windowed) * T
-            return flops_per_token(int(params), n_embd=shape["n_embd"], block_size=T, positions=positions)
-    return None
+    """Floating-point operations per training token, by an arm's records; None before one of its runs has said."""
+    said = (run.value("flops_per_token") or _flops_of_earlier(run) for run in arm.runs)
+    return next((int(flops) for flops in said if flops), None)
+
+
+def _flops_of_earlier(run: RunRecord) -> int | None:
+    """The same of a run of a version that recorded its settings alone, as `GPT.flops_per_token` was then."""
+    params, identity = run.value("params"), (run.provenance or {}).get("identity", {})
+    shape = {name: identity.get(name.upper()) for name in ("n_layer", "n_embd", "block_size")}
+    if params is None or not all(isinstance(size, int) for size in shape.values()):
+        return None
+    T = shape["block_size"]
+    window, windowed = min(identity.get("SLIDING_WINDOW_SIZE", T), T), shape["n_layer"]
+    if placed := identity.get(layers.SYMBOL):
+        try:
+            windowed = len(layers.parse_layers(str(placed), windowed))
+        except SettingError:  # no layers of this model: a record that says nothing of its operations
+            return None
+    positions = windowed * window + (shape["n_layer"] - windowed) * T
+    return flops_per_token(int(params), n_embd=shape["n_embd"], block_size=T, positions=positions)
 
 
 def logged_curves(arms: Sequence[Arm], kind: str, x: str, y: str) -> list[Curves]:

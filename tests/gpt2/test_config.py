@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 
+from gpt2.assignments import Assignment
 from gpt2.attention.ra_ultimate_v5 import FOLDS
 from gpt2.base.settings import SettingError
 from gpt2.config import GPTConfig, OptimizerConfig, RunConfig, identity_differences, identity_hash
-from gpt2.dotconfig import Assignment, resolve
-from gpt2.idle import RA_V5_AT_REST
+from gpt2.dotconfig import resolve
+from gpt2.folds import RA_V5_AT_REST
 from gpt2.symbols import padded, run_config
 
 
@@ -108,7 +109,7 @@ def test_settings_made_in_code_have_the_same_limits() -> None:
         OptimizerConfig(learning_rate=0.01, min_lr=0.1)
     with pytest.raises(SettingError, match="RA_V5_D_BIAS=y: RA \\+ MLA has no"):
         GPTConfig(attention="ra_mla", ra_v5_d_bias=True)
-    with pytest.raises(SettingError, match="n_layer=0: must be at least 1"):
+    with pytest.raises(SettingError, match="N_LAYER=0: must be at least 1"):
         GPTConfig(n_layer=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         GPTConfig().n_layer = 2  # type: ignore[misc]

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2.assignments import Assignment, parse_assignments, read_assignments
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
-from gpt2.dotconfig import Assignment, load, load_complete, parse_assignments, parse_tree, read_assignments, resolve
+from gpt2.dotconfig import load, load_complete, parse_tree, resolve
 
 DEFCONFIGS = sorted(path for path in (ROOT / "defconfigs").iterdir() if path.is_file())
 STEPS = sorted((ROOT / "defconfigs" / "steps").glob("*.config"))
@@ -68,15 +69,6 @@ def test_kconfiglib_reads_what_we_write(value: str, tmp_path: Path) -> None:
 @given(st.integers(1, 10**8))
 def test_a_number_in_range_is_taken(number: int) -> None:
     assert resolve(asked(MAX_ITERS=str(number))).symbols["MAX_ITERS"] == number
-
-
-@given(st.text())
-def test_a_file_is_parsed_or_refused_in_one_line(text: str) -> None:
-    try:
-        parse_assignments(text, "f")
-    except UserError as error:
-        assert str(error).startswith("f:")
-        assert "\n" not in str(error)
 
 
 @given(st.dictionaries(st.sampled_from(["MAX_ITERS", "MODEL_NAME", "BIAS"]), PLAIN_TEXT, min_size=1))
@@ -190,10 +182,6 @@ def test_a_bad_line_is_refused_with_its_place_and_the_reason(line: str, tmp_path
     assert "\n" not in message
 
 
-def test_a_comment_and_a_commented_setting_set_nothing() -> None:
-    assert parse_assignments("# CONFIG_MAX_ITERS=5\n#\n\n   \n# is not set: why\n", "f") == []
-
-
 @pytest.mark.parametrize(
     ("first", "second", "reason"),
     [
@@ -242,17 +230,6 @@ def test_a_number_that_is_none_is_named_with_its_origin() -> None:
     with pytest.raises(UserError) as caught:
         resolve(parse_assignments('CONFIG_LEARNING_RATE="fast"\n', ".config")).run_config()
     assert str(caught.value) == '.config:1: CONFIG_LEARNING_RATE="fast": is not a number such as 0.1 or 6e-4'
-
-
-def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^none: cannot be read: No such file or directory$"):
-        load(Path("none"))
-    with pytest.raises(UserError, match=r"is a directory; only regular files are read$"):
-        load(tmp_path)
-    Path("latin").write_bytes(b'# fine\nCONFIG_MODEL_NAME="caf\xe9"\n')
-    with pytest.raises(UserError, match=r"^latin:2: not UTF-8: byte 0xe9$"):
-        load(Path("latin"))
 
 
 def test_the_tree_is_clean_and_helpful(monkeypatch) -> None:

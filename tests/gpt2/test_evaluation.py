@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.assignments import Assignment
+from gpt2.dotconfig import resolve
 from gpt2.run.load import recorded_tokenizer
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop

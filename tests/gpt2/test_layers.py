@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2.assignments import parse_assignments
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.base.settings import SettingError
 from gpt2.config import GPTConfig, OptimizerConfig
-from gpt2.dotconfig import parse_assignments, resolve
+from gpt2.dotconfig import resolve
 from gpt2.exchange.convert import run_settings, to_baseline
 from gpt2.layers import layers_text, parse_layers
 from gpt2.model import GPT

@@ -19,7 +19,7 @@ from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5, initial_w_rec
 from gpt2.attention.shared import LayerCache
 from gpt2.base.settings import SettingError
 from gpt2.config import GPTConfig
-from gpt2.idle import RA_V5_AT_REST
+from gpt2.folds import RA_V5_AT_REST
 from gpt2.model import GPT
 from tests.gpt2.variants import explicit_attention, small_config, small_model
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2.base.text import showable, shown
+from gpt2.base.text import quoted, showable, shown
 
 OBEYED = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
 """Every character that a terminal or a reader of text obeys instead of showing it."""
@@ -40,3 +40,10 @@ def test_a_value_is_one_short_line(text: str, limit: int) -> None:
 
 def test_a_long_value_keeps_its_ends() -> None:
     assert shown("a" * 50_000 + "z" * 50_000, 9) == "aaaaaa[... 99,991 characters ...]zzz"
+
+
+def test_a_number_of_more_digits_than_python_writes_is_said_to_be_one() -> None:
+    for show in (shown, quoted):
+        assert show(10**5000) == "int with thousands of digits"
+        assert show([-(10**5000)]) == "list with thousands of digits"
+    assert (quoted("12"), quoted(12), shown("12")) == ("'12'", "12", "12")

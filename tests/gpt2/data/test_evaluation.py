@@ -47,6 +47,25 @@ def read(out: Path, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize("name", [None, "books", "code"])
+def test_where_a_loss_stops_being_finite_is_looked_for_in_its_own_set(
+    tmp_path: Path, sets: str, name: str | None
+) -> None:
+    """One token alone makes the output infinite, and it is in one set alone."""
+    out = tmp_path / "run"
+    out.mkdir()
+    run = Run(run_config(tiny(tmp_path, EVAL_DATASETS=sets).symbols), out)
+    of = run.parts.eval_set if name is None else run.parts.eval_sets[name]
+    (x, _), *_ = of.batches
+    x[0, 0] = token = run.parts.model.config.vocab_size - 1  # of the padding
+    embed = run.parts.model.transformer.wte
+    embed.register_forward_hook(lambda _, idx, out: out.masked_fill((idx[0] == token).unsqueeze(-1), torch.inf))
+    assert train(run, Stop()) == "failed"
+    what = "loss" if name is None else f"loss on {name}"
+    where = f"evaluation at step 0: {what} nan; first not finite: the output of transformer.wte; "
+    assert read(out, "summary.json")["error"].startswith(where)
+
+
 @pytest.mark.parametrize("eval_tokens", ["0", "96"])
 def test_each_set_has_a_loss_of_its_own_tokens(tmp_path: Path, sets: str, eval_tokens: str) -> None:
     out = tmp_path / "run"

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gpt2.assignments import parse_assignments
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5, convert_qkv_to_ra_v5
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
-from gpt2.dotconfig import parse_assignments, resolve
+from gpt2.dotconfig import resolve
 from gpt2.exchange.convert import read_model, run_settings, to_baseline, to_mla, to_ra_mla, to_ra_v5, write_model
 from gpt2.exchange.hf import read_hf, write_hf
 from gpt2.model import GPT

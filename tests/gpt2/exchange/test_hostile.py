@@ -24,7 +24,7 @@ from gpt2.model import GPT
 from gpt2.run.checkpoint import load_newest, read_checkpoint, save_checkpoint
 from gpt2.run.load import load_model, load_weights, model_of, unwrapped
 from scripts import sample
-from tests.gpt2.variants import small_model
+from tests.gpt2.variants import VARIANTS, small_model
 
 QKV = "transformer.h.0.attn.c_attn.weight"
 ILL_TYPED: list[Any] = [
@@ -38,8 +38,10 @@ ILL_TYPED: list[Any] = [
     10**9,
     2**31,
     2**70,
+    10**400,
     "12",
     "../../evil",
+    "nonsense",
     [],
     [12],
     {},
@@ -62,30 +64,60 @@ def refused(state: dict[str, Any]) -> str:
 # Ours and nanoGPT's
 
 SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")
-FIELDS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    **{name: ("baseline", ()) for name in SIZES},
-    "dropout": ("baseline", (0,)),
-    "bias": ("baseline", (True,)),
-    "gelu_tanh": ("baseline", (True,)),
-    "attention": ("baseline", ()),
-    "attention_options": ("baseline", ({},)),
-    "ra_v5_R": ("ra_v5-lerp", ()),
-    "ra_v5_fold": ("ra_v5-lerp", ()),
-    "ra_v5_gate_init": ("ra_v5-lerp", (None, 1.5, 1e9, -1, 0, 10**9, 2**31, 2**70)),
-    "ra_v5_learn_w_rec": ("ra_v5-lerp", (True,)),
-    "ra_v5_d_bias": ("ra_v5-lerp", ()),
-    "mla_kv_latent_dim": ("mla", ()),
-}
-"""Field -> a model that has it, and those of ILL_TYPED that it may have."""
+GATE_INIT = (None, 1.5, 1e9, -1, 0, 10**9, 2**31, 2**70)
+FIELDS: list[tuple[str, str, tuple[Any, ...]]] = [
+    *((name, "baseline", ()) for name in SIZES),
+    ("dropout", "baseline", (0,)),
+    ("bias", "baseline", (True,)),
+    ("gelu_tanh", "baseline", (True,)),
+    ("attention", "baseline", ()),
+    ("attention_layers", "baseline", ()),
+    ("attention_options", "baseline", ({},)),
+    ("ra_v5_R", "ra_v5-lerp", ()),
+    ("ra_v5_fold", "ra_v5-lerp", ()),
+    ("ra_v5_gate_init", "ra_v5-lerp", GATE_INIT),
+    ("ra_v5_gate_init", "ra_mla", GATE_INIT),
+    ("ra_v5_learn_w_rec", "ra_v5-lerp", (True,)),
+    ("ra_v5_d_bias", "ra_v5-lerp", ()),
+    ("mla_kv_latent_dim", "mla", ()),
+    # What a model has no use for is read all the same, by who sums up what it is.
+    ("ra_v5_R", "baseline", (10**9,)),
+    ("ra_v5_fold", "baseline", ()),
+    ("ra_v5_fold", "qk_norm", ()),
+    ("ra_v5_gate_init", "baseline", GATE_INIT),
+    ("mla_kv_latent_dim", "baseline", (10**9,)),
+]
+"""A field, a model, and those of ILL_TYPED that it may have there."""
+
+ENDLESS = 10**5000
+"""More digits than Python writes out."""
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_a_setting_that_no_model_has(field: str) -> None:
-    variant, right = FIELDS[field]
-    for value in ILL_TYPED:
+@pytest.mark.parametrize(("field", "variant", "right"), FIELDS)
+def test_a_setting_that_no_model_has(field: str, variant: str, right: tuple[Any, ...]) -> None:
+    for value in [*ILL_TYPED, ENDLESS, [ENDLESS]]:
         if not any(value == r and type(value) is type(r) for r in right):
             state = content(variant)
             state["model_config"][field] = value
+            refused(state)
+
+
+OPTIONS = [
+    (variant, name, type(value))
+    for variant, settings in VARIANTS.items()
+    for name, value in settings.get("attention_options", {}).items()
+]
+
+
+@pytest.mark.parametrize(("variant", "option", "kind"), OPTIONS)
+def test_an_option_that_no_variant_has(variant: str, option: str, kind: type) -> None:
+    symbol = f"{VARIANTS[variant]['attention']}_{option}".upper()
+    state = content(variant)
+    state["model_config"]["attention_options"] = {}
+    assert f"{symbol}=None: must be " in refused(state)
+    for value in [*ILL_TYPED, ENDLESS]:
+        state["model_config"]["attention_options"] = {option: value}
+        if type(value) is not kind or value in ("nonsense", -1, 2**70, 10**400, ENDLESS):
             refused(state)
 
 

@@ -19,7 +19,7 @@ from gpt2.run.parts import Parts
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop
 from gpt2.symbols import run_config
-from gpt2.train_ra_mla import mean_loss, train
+from gpt2.train_ra_mla import mean_loss, train, train_step
 from tests.gpt2.run.test_resume import Looked, counting, result
 from tests.tiny import tiny
 
@@ -35,6 +35,28 @@ def trained(folder: Path, out: str, **symbols: str) -> Path:
 
 def evaluations(out: Path) -> list[dict[str, Any]]:
     return [line for line in counting(out) if line["kind"] == "eval"]
+
+
+def test_where_a_loss_of_the_average_stops_being_finite_is_looked_for_in_the_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, name = tmp_path / "run", "transformer.h.1.mlp.c_fc.weight"
+    out.mkdir()
+
+    def poisoning(parts: Parts, batch: Any, *, step: int) -> torch.Tensor:
+        taken = train_step(parts, batch, step=step)
+        assert parts.average is not None
+        if step == 4:
+            parts.average.state_dict()[name][0, 0] = float("nan")
+        return taken
+
+    monkeypatch.setattr(train_ra_mla, "train_step", poisoning)
+    run = Run(run_config(tiny(tmp_path, **SETTINGS).symbols), out)
+    assert train(run, Stop()) == "failed"
+    error = json.loads((out / "summary.json").read_text())["error"]
+    where = "evaluation at step 5: loss of the averaged weights nan; first not finite: the weight"
+    assert error.startswith(f"{where} {name}; ")
+    assert bool(dict(run.parts.model.named_parameters())[name].isfinite().all())
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.99])

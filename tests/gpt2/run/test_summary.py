@@ -65,6 +65,8 @@ def test_a_run_whose_steps_were_all_skipped_has_failed(tmp_path: Path, monkeypat
     status, summary = trained(tmp_path, DTYPE_FLOAT16="y")
     assert status == "failed"
     assert summary["error"] == "gradient scaling skipped every one of 12 steps: nothing has been learned"
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert [line["message"] for line in lines if line.get("event") == "nonfinite"] == [summary["error"]]
 
 
 def test_a_precision_that_the_processor_is_slow_at_is_printed_and_recorded(

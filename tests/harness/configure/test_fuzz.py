@@ -12,8 +12,9 @@ from pathlib import Path
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment, load, load_complete, resolve, settable_symbols
+from gpt2.dotconfig import load, load_complete, resolve, settable_symbols
 from harness.configure.kconfig import DOTCONFIG, find_defconfig, list_defconfigs
 from harness.configure.plan import configured_plan, plan_with
 from scripts.kconfig import defconfig, olddefconfig

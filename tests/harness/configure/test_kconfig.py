@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpt2.assignments import Assignment, parse_assignments
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
-from gpt2.dotconfig import Assignment, load, parse_assignments, parse_tree, resolve
+from gpt2.dotconfig import load, parse_tree, resolve
 from harness.configure import kconfig
 from harness.configure.kconfig import command_line_assignments, command_line_variables, named_experiment, overlay
 from harness.configure.menus import Editor, new_settings

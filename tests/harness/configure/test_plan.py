@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from gpt2 import dotconfig
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment, Resolved, load, resolve, settable_symbols
+from gpt2.dotconfig import Resolved, load, resolve, settable_symbols
 from gpt2.model import GPT
 from harness.configure.directories import last_experiment, remember_experiment
 from harness.configure.kconfig import find_step, list_defconfigs, list_steps, overlay

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.config import RunConfig
-from gpt2.dotconfig import Assignment, Resolved, file_of, parse_tree, resolve, settable_symbols
+from gpt2.dotconfig import Resolved, file_of, parse_tree, resolve, settable_symbols
 from gpt2.machine.device import autocast
 from gpt2.model import GPT
 from gpt2.optimizer import learning_rate, make_optimizer, set_lr

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from harness.configure.plan import make_plan
 from harness.configure.slurm import SlurmConfig, slurm_config
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
+from gpt2.run.records import NONFINITE
 from harness.configure.plan import Plan, PlannedRun, make_plan, running_order
 from harness.configure.registration import read_registration, register
 from harness.configure.tuning import Choice, Trial, Tuned, add_choices, between, check_equal, read_tuned
@@ -286,7 +288,8 @@ def test_a_tuned_json_that_was_damaged_is_refused(tmp_path):
             planned(tmp_path, **symbols)
 
 
-def test_a_trial_that_diverged_is_not_chosen(tmp_path):
+@pytest.mark.parametrize("event", NONFINITE)
+def test_a_trial_that_diverged_is_not_chosen(tmp_path, event):
     plan = planned(tmp_path, STUDY_TUNE="LEARNING_RATE=1e-4,4e-4", MIN_LR="0")
     assert plan.trials is not None
     for run in plan.trials.plan.runs:
@@ -294,7 +297,8 @@ def test_a_trial_that_diverged_is_not_chosen(tmp_path):
         path = finished(run, 3.0 - fast, status="failed" if fast else "done", error="loss nan" if fast else None)
         if fast:
             with (path / "metrics.jsonl").open("a") as file:
-                file.write('{"kind": "event", "step": 500, "event": "nonfinite", "message": "step 500: loss nan"}\n')
+                line = {"kind": "event", "step": 500, "event": event, "message": "step 500: loss nan"}
+                file.write(json.dumps(line) + "\n")
     choices = choose(plan.trials)
     assert {choice.settings["LEARNING_RATE"] for choice in choices.values()} == {"1e-4"}
     assert [trial.val_loss for trial in choices["mla"].trials] == [3.0, None]

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.config import identity_hash
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from harness.configure import registration, requests
 from harness.configure.plan import Plan, PlannedRun, make_plan, running_order
 from harness.configure.registration import register

@@ -104,6 +104,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "peak_mem_gib": (None, 7, 1.5),
         "iters": (None, 7),
         "tokens": (None, 7),
+        "flops_per_token": (None, 7),
         "compile": (),
         "compile.ran": ("12",),
         "compile.mode": (None, "12"),
@@ -136,7 +137,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 OPTIONAL = {"error", "val_loss", "train_loss", "ms_per_step", "peak_mem_gib", "iters", "tokens", "compile", "events"}
 OPTIONAL |= {"compile.mode", "identity.N_LAYER", "identity.RA_V5_GATE_INIT", "versions.\x1b[2J", "resumed"}
-OPTIONAL |= {"config_hash of summary.json"}
+OPTIONAL |= {"config_hash of summary.json", "flops_per_token"}
 
 
 def set_key(key: str, value: Any) -> Callable[[Path], None]:

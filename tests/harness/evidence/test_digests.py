@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.assignments import Assignment
+from gpt2.dotconfig import resolve
 from harness.configure.plan import Plan, make_plan
 from harness.evidence import digests
 from harness.evidence.digests import FILES, Digest, Digests, SummaryTable, digest_of

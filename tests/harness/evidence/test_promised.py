@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.assignments import Assignment
+from gpt2.dotconfig import resolve
 from harness.configure.plan import Plan, make_plan
 from harness.configure.tuning import add_choices
 from harness.evidence.findings import FAIL

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.dotconfig import Assignment, load, resolve
+from gpt2.dotconfig import load, resolve
+from gpt2.run.records import NONFINITE
 from harness.configure.kconfig import find_defconfig, overlay
 from harness.configure.plan import Plan
 from harness.evidence.gate_noise import superiority
@@ -104,6 +106,7 @@ def assessed(
     *,
     w_rec: Sequence[float] = (0.3, 0.0),
     nonfinite: str = "",
+    event: str = "nonfinite",
     noise: bool = True,
     settings: dict[str, str | int] | None = None,
 ) -> Quality:
@@ -123,9 +126,7 @@ def assessed(
         run = experiment / nonfinite / "seed-1"
         edit(run, status="failed", error="step 7: loss nan")
         with (run / "metrics.jsonl").open("a") as file:
-            file.write(
-                json.dumps({"kind": "event", "step": 7, "event": "nonfinite", "message": "step 7: loss nan"}) + "\n"
-            )
+            file.write(json.dumps({"kind": "event", "step": 7, "event": event, "message": "step 7: loss nan"}) + "\n")
     return assess(load_experiment(experiment), "ra_v5", list(seeds))
 
 
@@ -253,9 +254,10 @@ def test_gates_that_start_above_the_threshold_or_are_held_are_not_judged(
     assert quality.seeds[0].heads_above == 2 * HEADS * w_rec
 
 
+@pytest.mark.parametrize("event", NONFINITE)
 @pytest.mark.parametrize("step", ["baseline", "ra-v5-eager"])
-def test_a_nan_on_either_side_fails_and_its_loss_does_not_count(tmp_path: Path, step: str) -> None:
-    quality = assessed(tmp_path, [-0.010, -0.012, -0.011, -0.010], w_rec=[0.3], nonfinite=step)
+def test_a_nan_on_either_side_fails_and_its_loss_does_not_count(tmp_path: Path, step: str, event: str) -> None:
+    quality = assessed(tmp_path, [-0.010, -0.012, -0.011, -0.010], w_rec=[0.3], nonfinite=step, event=event)
     assert quality.verdict == verdicts(quality)["no"] == FAIL
     assert quality.criteria[0].evidence == f"{step}/seed-1: step 7: loss nan"
     assert quality.seeds[0].delta is None

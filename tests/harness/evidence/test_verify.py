@@ -403,7 +403,16 @@ def test_what_was_changed_is_found_and_named_and_hides_nothing(experiment: Path,
 
 COUNTED = ["iters", "tokens", "val_loss", "val_bpb", "train_loss", "ms_per_step", "ms_per_step_iqr", "tokens_per_s"]
 COUNTED += ["train_time_s", "overflows", "ema_val_loss", "ema_val_bpb", "val_loss_tail"]
-NUMBERS = [*COUNTED, "params", "peak_mem_gib", "eval_time_s", "checkpoint_time_s", "wall_time_s", "startup_s"]
+NUMBERS = [
+    *COUNTED,
+    "params",
+    "flops_per_token",
+    "peak_mem_gib",
+    "eval_time_s",
+    "checkpoint_time_s",
+    "wall_time_s",
+    "startup_s",
+]
 NUMBERS += ["waited_s"]
 
 

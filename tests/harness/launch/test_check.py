@@ -18,13 +18,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import gpt2.checks.dry_run
+from gpt2.assignments import Assignment
 from gpt2.attention import baseline
 from gpt2.attention.ra_ultimate_v5 import FOLDS, fold_lerp
 from gpt2.base.errors import UserError
 from gpt2.checks.dry_run import dry_run
 from gpt2.config import GPTConfig, TrainConfig
 from gpt2.data.dataset import open_dataset
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.model import GPT
 from gpt2.run.record import run_identity
 from harness.configure.plan import Plan, make_plan

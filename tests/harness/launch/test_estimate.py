@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gpt2.assignments import Assignment
 from gpt2.config import TrainConfig
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.run import run as run_module
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from gpt2.assignments import Assignment
 from gpt2.base.files import read_json
 from gpt2.config import TrainConfig
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.model import GPT
 from harness.configure.plan import Plan, make_plan
 from harness.launch import outlook

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
-from gpt2.dotconfig import Assignment
 from harness.configure.kconfig import DOTCONFIG
 from harness.configure.plan import Plan, make_plan, running_order
 from harness.launch.runner import run_plan

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_json
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from harness.configure.plan import PlannedRun, make_plan
 from harness.configure.slurm import SlurmConfig, slurm_config
 from harness.launch import slurm, slurm_job, slurm_queue, slurm_submit

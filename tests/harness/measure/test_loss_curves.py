@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, read_json
 from gpt2.config import RunConfig
 from gpt2.data.batches import Batch
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import resolve
 from gpt2.run.parts import Parts
 from gpt2.symbols import run_config
 from gpt2.train_ra_mla import train_step

@@ -125,19 +125,20 @@ def test_many_arms_with_long_names(tmp_path: Path) -> None:
 
 
 def test_the_flop_of_a_curve_are_those_of_the_model(tmp_path: Path) -> None:
-    """By the records alone, and as `GPT.flops_per_token` counts them."""
+    """By the records of earlier versions too, and as `GPT.flops_per_token` counts them."""
     config = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=64)
     model = GPT(config, seed=1)
-    for name in ("baseline", "mla"):
+    for name, said in {"baseline": {}, "mla": {"flops_per_token": 7}}.items():
         run = write_run(tmp_path, name, 1, identity={"N_LAYER": 2, "N_HEAD": 2, "N_EMBD": 32, "BLOCK_SIZE": 16})
         summary = json.loads((run / "summary.json").read_text())
-        (run / "summary.json").write_text(json.dumps(summary | {"params": model.num_params()}))
+        (run / "summary.json").write_text(json.dumps(summary | {"params": model.num_params()} | said))
     write_run(tmp_path, "ra-mla", 1, status=None)  # says nothing of its size yet
     arms = load_experiment(tmp_path).arms
     curves = loss_against_flop(arms)
     assert [c.arm.step for c in curves] == ["baseline", "mla"]
     (tokens, *_) = loss_curves(arms, "tokens")
     assert curves[0].x == pytest.approx(tokens.x * model.flops_per_token())
+    assert curves[1].x == pytest.approx(tokens.x * 7)
 
 
 def with_effects(path: Path, effects: dict[str, tuple[float, float, float]]) -> list[Comparison]:
