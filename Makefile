@@ -119,13 +119,13 @@ paper: $(ENV) ## The technical report anew, from results/, and its PDF
 .PHONY: verify parity profile quality bench convert
 verify: $(ENV) ## Are results what they say? Also trains a short run again
 	$(RUN) scripts.verify
-parity: $(ENV) ## Same weights, gates at rest: is each form of RA v5 its baseline?
+parity: $(ENV) ## Same weights, gates at rest: is RA v5 its baseline?
 	$(RUN) scripts.check_parity
-profile: $(ENV) ## Kernels, allocations and peak memory of RA v5, MLA and baseline
+profile: $(ENV) ## Kernels, allocations, memory of RA v5, MLA and baseline
 	$(RUN) scripts.profile_kernels
 quality: $(ENV) ## Train RA v5 and the baseline in pairs, and judge
 	$(RUN) scripts.quick_quality_test
-bench: $(ENV) ## Time an attention layer, the loss and a training step, beside nanoGPT's
+bench: $(ENV) ## Time an attention layer, the loss, and a training step
 	$(RUN) scripts.benchmark_attention
 	$(RUN) scripts.benchmark_loss
 	$(RUN) scripts.benchmark_training
