@@ -100,17 +100,19 @@ def print_checks(plan: Plan) -> int:
     runs = plan.runs_on_data
     width = max(len(run.name) for run in runs)
     failed = 0
-    disk = flops = memory = 0.0
+    disk = more = flops = memory = 0.0
     data: dict[str, None] = {}
     for check in check_plan(plan):
         if check.result is None:
             failed += 1
             print(f"FAIL  {check.run.name:{width}}  {shown(check.error, 1000)}", flush=True)
             continue
-        iters = check.run.config.train.max_iters
-        print(f"ok    {check.run.name:{width}}  {check.result.describe(iters)}", flush=True)
-        disk += check.result.checkpoint_gib
-        flops += iters * check.result.flops_per_iter
+        train = check.run.config.train
+        print(f"ok    {check.run.name:{width}}  {check.result.describe(train)}", flush=True)
+        kept, while_it_trains = check.result.checkpoints_gib(train)
+        disk += kept
+        more = max(more, while_it_trains)
+        flops += train.max_iters * check.result.flops_per_iter
         memory = max(memory, check.result.memory_gib)
         data[check.data] = None
     for line in data:
@@ -118,8 +120,9 @@ def print_checks(plan: Plan) -> int:
     for line in (*precision_notes(plan), *schedule_notes(plan), *slurm_notes(plan)):
         print(f"note: {line}")
     print(
-        f"{len(runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
-        f"at most about {decimal(memory, 1)} GiB of GPU memory",
+        f"{len(runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, and up "
+        f"to {decimal(more, 1)} GiB more for each that is being trained, at most about {decimal(memory, 1)} GiB of "
+        "GPU memory",
         flush=True,
     )
     return failed

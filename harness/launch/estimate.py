@@ -28,7 +28,7 @@ from gpt2.data.token_files import write_random_tokens
 from gpt2.dotconfig import Assignment, resolve
 from gpt2.machine.device import power_w
 from gpt2.model import GPT
-from gpt2.run.checkpoint import KEEP
+from gpt2.run.checkpoint import bytes_held, bytes_kept, n_written
 from gpt2.run.directory import hold
 from gpt2.run.evaluation import due_steps
 from gpt2.run.records import read_summary
@@ -127,16 +127,20 @@ def _estimate(runs: Sequence[PlannedRun], of: _Tried) -> Estimate:
     parts = {
         "ms_per_step": summary["ms_per_step"],
         "eval_s": summary["eval_time_s"] / evaluations(tried),
-        "checkpoint_s": summary["checkpoint_time_s"] / checkpoints(tried),
+        "checkpoint_s": summary["checkpoint_time_s"] / n_written(tried),
         "startup_s": summary["startup_s"],
     }
+    # What its process is there for after its last step is over, it writes its last checkpoint.
+    behind_s = max(0.0, summary["wall_time_s"] - sum(summary[name] or 0 for name in ON_THE_DEVICE))
+    sizes = {"whole": of.checkpoint_bytes, "weights": 4 * summary["params"]}
+    kept, held = bytes_kept(train, **sizes), bytes_held(train, **sizes)
     cost = Cost(
         shape=runs[0].step,
         prepare_s=parts["startup_s"],
         compile_s=0.0,  # the runs find what the trial has compiled
         train_s=train.max_iters * parts["ms_per_step"] / 1000,
-        other_s=evaluations(train) * parts["eval_s"] + checkpoints(train) * parts["checkpoint_s"],
-        save_s=max(0.0, summary["wall_time_s"] - sum(summary[name] or 0 for name in ON_THE_DEVICE)),
+        other_s=evaluations(train) * parts["eval_s"] + n_written(train) * parts["checkpoint_s"],
+        save_s=0.0 if train.checkpoint_keep == "none" else behind_s,
     )
     return Estimate(
         step=runs[0].step,
@@ -147,7 +151,8 @@ def _estimate(runs: Sequence[PlannedRun], of: _Tried) -> Estimate:
         flop=float(flop_of_run(runs[0].config)),
         params=summary["params"],
         checkpoint_bytes=of.checkpoint_bytes,
-        disk_bytes=_disk_bytes(train, of.files, params=summary["params"], checkpoint_bytes=of.checkpoint_bytes),
+        disk_bytes=kept + _records_bytes(train, of.files),
+        more_bytes=held - kept,
         power_w=of.power_w,
         cost=cost,
         launch_s=of.launch_s,
@@ -182,18 +187,12 @@ def flop_of_run(config: RunConfig) -> int:
     return per_token * config.tokens_per_iter * config.train.max_iters
 
 
-def _disk_bytes(train: TrainConfig, files: dict[str, int], *, params: int, checkpoint_bytes: int) -> int:
-    """What a run leaves on the disk: checkpoints, logs by their lines in the trial, and what is written once."""
+def _records_bytes(train: TrainConfig, files: dict[str, int]) -> int:
+    """What a run leaves on the disk beside checkpoints: logs by their lines in the trial, and what is written once."""
     logs = sum(files.get(name, 0) for name in ("metrics.jsonl", "train.log"))
     lines = -(-train.max_iters // train.log_interval)
     once = sum(files.values()) - logs
-    return kept_bytes(train, params=params, checkpoint_bytes=checkpoint_bytes) + once + logs * lines // (STEPS // 2)
-
-
-def kept_bytes(train: TrainConfig, *, params: int, checkpoint_bytes: int) -> int:
-    """Checkpoints that a finished run keeps, by CHECKPOINT_KEEP: the newest two, the weights as float32, or none."""
-    kept = {"all": min(KEEP, checkpoints(train)) * checkpoint_bytes, "weights": 4 * params, "none": 0}
-    return kept[train.checkpoint_keep]
+    return once + logs * lines // (STEPS // 2)
 
 
 def seconds_of_run(
@@ -201,18 +200,12 @@ def seconds_of_run(
 ) -> float:
     """What a run with these settings takes, from its launch to its end."""
     steps_s = train.max_iters * ms_per_step / 1000
-    return startup_s + steps_s + evaluations(train) * eval_s + checkpoints(train) * checkpoint_s
+    return startup_s + steps_s + evaluations(train) * eval_s + n_written(train) * checkpoint_s
 
 
 def evaluations(train: TrainConfig) -> int:
     """How often a run evaluates."""
     return len(due_steps(train.max_iters, train.eval_interval, train.eval_tail))
-
-
-def checkpoints(train: TrainConfig) -> int:
-    """How many checkpoints a run writes: after every CHECKPOINT_INTERVAL-th step, and at its end."""
-    every = train.checkpoint_interval
-    return len(range(every, train.max_iters, every)) + 1 if every else 1
 
 
 def print_estimates(plan: Plan) -> int:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from rich.table import Table
 
 from gpt2.base import terminal
-from gpt2.run.checkpoint import KEEP
 from harness.configure.plan import Plan
 from harness.launch.forecast import (
     SWITCH_S,
@@ -67,6 +66,9 @@ class Estimate:
     disk_bytes: int
     """What one run leaves."""
 
+    more_bytes: int
+    """What its checkpoints take more while it trains."""
+
     power_w: float | None
     """The highest draw of the device that NVML told during the trial; None where it tells none."""
 
@@ -113,12 +115,12 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
         print(f"the best of what can be foretold: {_words(split, devices)}: {duration(best)}")
     kwh = _kwh(estimates, processes)
     left = sum(e.runs * e.disk_bytes for e in estimates)
-    writing = now.slots * (KEEP + 1) * max(e.checkpoint_bytes for e in estimates)
+    more = now.slots * max(e.more_bytes for e in estimates)
     print(
         f"{sum(e.runs * e.flop for e in estimates):.3g} FLOP, "
         f"{sum(_device_hours(e, processes) * e.runs for e in estimates):.3g} device hours, "
         f"{'energy not measured: NVML tells none' if kwh is None else f'{kwh:.3g} kWh'}, "
-        f"{_size(left)} on the disk, and up to {_size(writing)} more while it trains"
+        f"{_size(left)} on the disk, and up to {_size(more)} more while it trains"
     )
     print("assumed: " + "; ".join(assumed))
     if complete:
