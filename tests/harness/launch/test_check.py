@@ -30,7 +30,7 @@ from gpt2.model import GPT
 from gpt2.run.record import run_identity
 from harness.configure.plan import Plan, make_plan
 from harness.launch.check import check_plan, print_checks
-from harness.launch.runner import run_plan
+from harness.launch.runner import get_ready_to_run, run_plan
 from tests.harness.synthetic_runs import provenance_of
 from tests.tiny import SETTINGS, tiny
 
@@ -390,6 +390,31 @@ def test_a_directory_that_holds_another_run_fails(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "data")
         assert (check_plan_errors(plan)[1] is None) == ok
         plan = planned(tmp_path, RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1,2")
+
+
+@pytest.mark.parametrize("name", ["provenance.json", "summary.json", "metrics.jsonl", "config"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '"', '{"identity": []}', '{"identity": {}}', "\0", "CONFIG_SEED=x"]
+)
+def test_what_make_would_refuse_of_a_run_s_records_is_one_line_and_hides_no_other_run(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    plan = planned(tmp_path, RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1,2,3")
+    damaged = plan.runs[1].path
+    damaged.mkdir(parents=True)
+    identity = run_identity(plan.runs[1].config, open_dataset(plan.runs[1].config.data))
+    (damaged / "provenance.json").write_text(json.dumps(provenance_of(identity)))
+    (damaged / name).write_text(f"{content}\n")
+    first, second, third = check_plan_errors(plan)
+    assert first is third is None
+    try:
+        get_ready_to_run(plan)
+    except UserError as error:
+        assert second == str(error)
+        assert str(damaged) in second and "\n" not in second
+    else:
+        assert second is None
+    assert second or name == "config" or (name, content) == ("metrics.jsonl", "")
 
 
 def check_plan_errors(plan: Plan) -> list[str | None]:
