@@ -13,9 +13,11 @@ from gpt2.dotconfig import Assignment, resolve
 from gpt2.model import GPT
 from gpt2.run.checkpoint import bytes_held, bytes_kept, n_written
 from harness.configure.plan import Plan, make_plan
+from harness.evidence.launches import read_launches
 from harness.launch import outlook
-from harness.launch.estimate import estimate_plan, evaluations, flop_of_run
+from harness.launch.estimate import estimate_plan, evaluations, flop_of_run, print_estimates
 from harness.launch.forecast import SWITCH_S, Cost, forecast
+from harness.launch.launch import run_plan
 from harness.launch.launchers import Slot
 from harness.launch.outlook import Estimate, print_outlook
 from harness.launch.prediction import NAME, hash_of_runs, predicted_wall_s, write_prediction
@@ -125,3 +127,23 @@ def test_a_prediction_is_of_its_runs(tmp_path: Path) -> None:
     assert hash_of_runs(["a", "b"]) == hash_of_runs(["b", "a"]) != hash_of_runs(["ab"])
     write_prediction(tmp_path / "new", runs=["a"], devices=1, slots=2, wall_s=3.0)
     assert predicted_wall_s(tmp_path / "new", runs=["a"], devices=1, slots=2) == 3.0
+
+
+def test_every_stage_is_held_against_a_prediction_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials, the runs themselves, and those on noise: each is a directory of runs, whose names may be another's."""
+    monkeypatch.chdir(tmp_path)
+    tuned = {"STUDY_TUNE": "LEARNING_RATE=1e-3,2e-3", "STUDY_TUNE_SEEDS": "1001"}
+    asked = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "ra-v5-eager", "STUDY_GATE_NOISE": "1"}
+    plan = make_plan(tiny(tmp_path, ABLATION_SEEDS="1,2", **asked, **tuned))
+    trials, runs, noise = plan.stages
+    assert print_estimates(plan) == 0
+    told = {stage.directory: read_json(stage.directory / NAME) for stage in plan.stages}
+    assert run_plan(plan) == 0
+    for stage in (trials, runs, noise):
+        (launch,) = read_launches(stage.directory)
+        assert launch.predicted_s == pytest.approx(told[stage.directory]["wall_s"], abs=1e-4)
+        assert launch.runs == len(stage.runs) == sum(arm["runs"] for arm in told[stage.directory]["arms"])
+    # What has nothing left to train is not foretold again.
+    more = make_plan(tiny(tmp_path, ABLATION_SEEDS="1,2,3", **asked, **tuned))
+    assert print_estimates(more) == 0
+    assert [read_json(stage.directory / NAME) == told[stage.directory] for stage in (trials, runs, noise)] == [1, 0, 1]
