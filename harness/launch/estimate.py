@@ -24,8 +24,7 @@ from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from gpt2.config import RunConfig, TrainConfig
 from gpt2.data.prepare import dataset_status
-from gpt2.data.token_files import write_random_tokens
-from gpt2.dotconfig import Assignment, resolve
+from gpt2.dotconfig import Assignment
 from gpt2.machine.device import power_w
 from gpt2.model import GPT
 from gpt2.run.checkpoint import bytes_held, bytes_kept, n_written
@@ -33,6 +32,8 @@ from gpt2.run.directory import hold
 from gpt2.run.evaluation import due_steps
 from gpt2.run.records import read_summary
 from harness.configure.directories import run_directory
+from harness.configure.gate_noise import on_random_tokens, write_noise
+from harness.configure.kconfig import overlay
 from harness.configure.plan import Plan, PlannedRun
 from harness.launch.forecast import Cost
 from harness.launch.launchers import POLL_S, end, start_local
@@ -246,17 +247,15 @@ def _trial(run: PlannedRun, folder: Path) -> PlannedRun:
     settings = {"MAX_ITERS": str(STEPS), "LOG_INTERVAL": "2", "EVAL_INTERVAL": str(STEPS), "EVAL_TAIL": "0"}
     settings |= {"CHECKPOINT_INTERVAL": "0", "CHECKPOINT_KEEP_ALL": "y"}
     settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n"}
-    minimal = run.resolved.minimal()
+    resolved = overlay(run.resolved, [Assignment(symbol, value, "estimate") for symbol, value in settings.items()])
     ready, _ = dataset_status(run.config.data)
     if not ready:
-        c = run.config
-        # As many as are evaluated; of how many "all" are, the default is as good a guess as any.
-        n_val = (c.train.eval_tokens or TrainConfig.eval_tokens) + c.model.block_size
-        write_random_tokens(folder, vocab_size=c.data.vocab_size, n_tokens=2 * c.tokens_per_iter + 1, n_val=n_val)
-        minimal = [a for a in minimal if not a.symbol.startswith(("DATASET_", "TOKENIZER_"))]
-        settings |= {"DATASET_BIN": "y", "DATASET_BIN_DIR": str(folder), "VOCAB_SIZE": str(c.data.vocab_size)}
-        settings |= {"FUSED_LOSS": "y" if c.train.fused_loss else "n"}  # whose default is the tokenizer's
-    resolved = resolve(minimal, [Assignment(symbol, value, "estimate") for symbol, value in settings.items()])
+        resolved = on_random_tokens(resolved, folder, "estimate")
+        tokens = resolved.run_config()
+        write_noise(tokens)
+        # What is evaluated besides takes as long on these.
+        others = ";".join(f"{name}={tokens.data.bin_dir}" for name in run.config.data.eval_paths)
+        resolved = overlay(resolved, [Assignment("EVAL_DATASETS", others, "estimate")])
     path = run_directory(folder.parent, folder.name, run.step, run.seed)
     return PlannedRun(step=run.step, seed=run.seed, resolved=resolved, config=resolved.run_config(), path=path)
 
