@@ -64,7 +64,7 @@ def main() -> int:
     resolved = dotconfig.load(args.config)
     config = resolved.run_config()
     if args.dry_run:
-        print(dry_run(config).describe(config.train.max_iters))
+        print(dry_run(config).describe(config.train))
         return 0
     if args.out is None:
         raise UserError("--out: name the directory to write the run to (or give --dry-run)")

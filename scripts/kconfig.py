@@ -79,8 +79,8 @@ def listnewconfig() -> None:
 def list_shipped() -> None:
     """List defconfigs/."""
     for path in list_defconfigs():
-        title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-        print(f"{path.name:28} {title}")
+        title = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].removeprefix("# ")
+        print(f"{path.name:28} {shown(title)}")
 
 
 def save_with_settings(base: Resolved, source: str) -> None:

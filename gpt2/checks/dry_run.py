@@ -21,7 +21,7 @@ from gpt2.machine.compilation import compile_scope, uncompile
 from gpt2.machine.device import autocast, slow_precision
 from gpt2.model import GPT
 from gpt2.optimizer import make_optimizer
-from gpt2.run.checkpoint import KEEP
+from gpt2.run.checkpoint import bytes_held, bytes_kept
 from gpt2.run.load import load_initial_weights
 
 # Positions of the dummy sequence. What depends on its length is scaled from it.
@@ -54,19 +54,30 @@ class DryRun:
     processes: int
     """That train a run together, each with a GPU of its own."""
 
-    checkpoint_gib: float
-    """Disk that a run's checkpoints take."""
+    checkpoint_bytes: int
+    """Of a checkpoint with the optimizer's state."""
 
     flops_per_iter: float
     """Forward and backward."""
 
-    def describe(self, iters: int) -> str:
-        """One line, of a run of so many steps."""
+    def checkpoints_gib(self, train: TrainConfig) -> tuple[float, float]:
+        """Disk that the checkpoints of such a run take when it is done, and how much more while it trains.
+
+        `train` may differ from what was tried in its length, and in which checkpoints it writes and keeps.
+        """
+        sizes = {"whole": self.checkpoint_bytes, "weights": 4 * self.params}
+        kept, held = bytes_kept(train, **sizes), bytes_held(train, **sizes)
+        return kept / 2**30, (held - kept) / 2**30
+
+    def describe(self, train: TrainConfig) -> str:
+        """One line, of a run as for `checkpoints_gib`."""
+        kept, more = self.checkpoints_gib(train)
         gpus = f" on each of {self.processes}" if self.processes > 1 else ""
         memory = f"GPU memory about {decimal(self.memory_gib, 1)} GiB{gpus}"
         return (
             f"{self.params:,} parameters, loss {self.loss:.2f}, {memory}, "
-            f"checkpoints {decimal(self.checkpoint_gib, 1)} GiB, {iters * self.flops_per_iter:.3g} FLOP"
+            f"checkpoints {decimal(kept, 1)} GiB, {decimal(more, 1)} GiB more while it trains, "
+            f"{train.max_iters * self.flops_per_iter:.3g} FLOP"
         )
 
 
@@ -100,8 +111,8 @@ def dry_run(config: RunConfig) -> DryRun:
         loss=loss,
         memory_gib=_training_bytes(config, params, bytes_per_token, bytes_per_pass) / 2**30,
         processes=config.train.processes,
-        # Weights, two moments and their average; while the newest is written there is one more.
-        checkpoint_gib=(KEEP + 1) * (16 if config.train.ema_decay else 12) * params / 2**30,
+        # Weights, two moments and the average of weights.
+        checkpoint_bytes=(16 if config.train.ema_decay else 12) * params,
         flops_per_iter=float(flops_per_token) * config.tokens_per_iter,
     )
 

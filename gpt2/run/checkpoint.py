@@ -19,8 +19,35 @@ import torch
 
 from gpt2.base.errors import UserError, one_line
 from gpt2.base.files import write_atomic, write_text
+from gpt2.config import TrainConfig
 
 KEEP = 2
+"""So many lie there while a run is unfinished, and one more while that is being written."""
+
+
+def n_written(train: TrainConfig) -> int:
+    """How many checkpoints a run writes that nobody stops: after each CHECKPOINT_INTERVAL steps, and at its end."""
+    return _n_before_the_end(train) + (train.checkpoint_keep != "none")
+
+
+def bytes_held(train: TrainConfig, *, whole: int, weights: int) -> int:
+    """Bytes of checkpoints that lie there at most while a run trains that nobody stops.
+
+    `whole`, `weights`: bytes of one with the optimizer's state, and of one without.
+    """
+    before = _n_before_the_end(train)
+    last = {"all": whole, "weights": weights, "none": 0}[train.checkpoint_keep]
+    return max(min(KEEP + 1, before) * whole, min(KEEP, before) * whole + last)
+
+
+def bytes_kept(train: TrainConfig, *, whole: int, weights: int) -> int:
+    """Bytes of checkpoints that stay when it is done; `whole` and `weights` as for `bytes_held`."""
+    return {"all": min(KEEP, n_written(train)) * whole, "weights": weights, "none": 0}[train.checkpoint_keep]
+
+
+def _n_before_the_end(train: TrainConfig) -> int:
+    every = train.checkpoint_interval
+    return len(range(every, train.max_iters, every)) if every else 0
 
 
 @dataclass(frozen=True, kw_only=True)

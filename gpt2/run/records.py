@@ -62,7 +62,8 @@ TEXT = Kind("text", _is_text)
 LINE = Kind("a line of text", lambda value: _is_text(value, 1 << 16))
 WHOLE = Kind("a whole number, not negative", _is_whole)
 NUMBER = or_null(Kind("a number", _is_number))
-AMOUNT = or_null(Kind("a number, not negative", lambda value: _is_number(value) and value >= 0))
+_AMOUNT = Kind("a number, not negative", lambda value: _is_number(value) and value >= 0)
+AMOUNT = or_null(_AMOUNT)
 FLAG = or_null(Kind("true or false", lambda value: isinstance(value, bool)))
 SCALAR = Kind("text, a number, true, false or null", _is_scalar)
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
@@ -131,6 +132,13 @@ NONFINITE = ("nonfinite", "not_finite")
 _EVENT: Schema = {"event": TEXT, "message": LINE}
 _LINES: Mapping[str, Schema] = {"event": _EVENT, "gates": {"gates": OBJECT}}
 """What lines of a kind have to have. The numbers of others are left out where they are none (`RunRecord.series`)."""
+
+_LIVE_LINES: Mapping[str, Schema] = {
+    **_LINES,
+    "train": {"loss": NUMBER, "ms_per_step": _AMOUNT, "tokens_per_s": _AMOUNT, "shared?": FLAG},
+    "eval": {"val_loss": NUMBER},
+}
+"""What those that show a run while it is trained take from its lines."""
 
 
 def read_summary(path: Path) -> Json:
@@ -203,6 +211,20 @@ def read_metrics(path: Path) -> list[Json]:
         key = (line["kind"], line["step"])
         counting[(*key, number) if line["kind"] == "event" else key] = line
     return sorted(counting.values(), key=lambda line: line["step"])
+
+
+def read_live_line(text: bytes) -> Json | None:
+    """A line of a metrics.jsonl that is still written to; None where it is not as the trainer writes it.
+
+    Whoever shows it goes on without: `read_metrics` says what is wrong with the file.
+    """
+    line = _line(text)
+    try:
+        if line is not None:
+            _check("", line, _LIVE_LINES.get(line["kind"], {}))
+    except UserError:
+        return None
+    return line
 
 
 def _line(text: bytes) -> Json | None:

@@ -33,18 +33,27 @@ def learns_gates(config: RunConfig) -> bool:
 
 
 def on_noise(resolved: Resolved) -> Resolved:
-    """A run's configuration, on as many random tokens of its vocabulary as it draws. `write_noise` writes them."""
+    """A run's configuration, on random tokens in a directory of its DATA_DIR. `write_noise` writes them."""
+    return on_random_tokens(resolved, Path(resolved.run_config().data.data_dir), "STUDY_GATE_NOISE")
+
+
+def on_random_tokens(resolved: Resolved, folder: Path, origin: str) -> Resolved:
+    """A run's configuration, on as many random tokens of its vocabulary as it draws, and on no others.
+
+    They lie in a directory of `folder`, where `write_noise` writes them. `origin`: what asks for it.
+    """
     config = resolved.run_config()
     settings = {
-        **{"DATASET_BIN": "y", "DATASET_BIN_DIR": str(_path(config)), "VOCAB_SIZE": str(config.data.vocab_size)},
+        **{"DATASET_BIN": "y", "DATASET_BIN_DIR": str(_path(config, folder))},
+        "VOCAB_SIZE": str(config.data.vocab_size),
         "FUSED_LOSS": "y" if config.train.fused_loss else "n",  # whose default is the tokenizer's
     }
     kept = [a for a in resolved.minimal() if not a.symbol.startswith(_DATA)]
-    return resolve(kept, [Assignment(symbol, value, "STUDY_GATE_NOISE") for symbol, value in settings.items()])
+    return resolve(kept, [Assignment(symbol, value, origin) for symbol, value in settings.items()])
 
 
 def write_noise(config: RunConfig) -> None:
-    """Write the random tokens of a run that `on_noise` made, unless they are there. Raises UserError."""
+    """Write the tokens of a run that `on_random_tokens` made, unless they are there. Raises UserError."""
     from gpt2.data.token_files import write_random_tokens
 
     path = Path(config.data.bin_dir)
@@ -63,9 +72,9 @@ def write_noise(config: RunConfig) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _path(config: RunConfig) -> Path:
+def _path(config: RunConfig, folder: Path) -> Path:
     tokens, val = _sizes(config)
-    return Path(config.data.data_dir, f"noise-{config.data.vocab_size}-{tokens}-{val}")
+    return folder / f"noise-{config.data.vocab_size}-{tokens}-{val}"
 
 
 def _sizes(config: RunConfig) -> tuple[int, int]:

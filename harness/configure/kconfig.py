@@ -10,13 +10,14 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2.assignments import Assignment, read_assignments
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
+from gpt2.base.text import shown
 from gpt2.dotconfig import Resolved, did_you_mean, is_removed, load, resolve, settable_symbols
 
 DOTCONFIG = Path(".config")
@@ -29,6 +30,11 @@ MAKE_VARIABLES = {
     "RESULTS": "directory of an experiment, for verify, report, plots and inspect; else the one of .config",
 }
 """Variables of the Makefile's own, which are no settings."""
+
+_STEP_NAME = re.compile(r"([0-9]+)-([a-z][\w.-]*)", re.ASCII | re.IGNORECASE)
+"""Number and name. The name is found beside numbers and ranges of them, so it is none."""
+
+_SIZE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 _WORD = re.compile(r"(?:[^\s\\]|\\.)+", re.DOTALL | re.ASCII)
 _VARIABLE = re.compile(r"(\w+)=(.*)", re.DOTALL | re.ASCII)
@@ -101,7 +107,7 @@ def overlay(base: Resolved, *layers: Sequence[Assignment]) -> Resolved:
 
 def list_defconfigs() -> list[Path]:
     """The shipped configurations."""
-    return sorted(path for path in (ROOT / "defconfigs").iterdir() if path.is_file())
+    return sorted(path for path in (ROOT / "defconfigs").glob("[!.]*") if path.is_file())
 
 
 def find_defconfig(name: str) -> Path:
@@ -113,11 +119,16 @@ def find_defconfig(name: str) -> Path:
 
 
 def list_steps() -> list[Step]:
-    """The ablation steps, by number."""
-    steps = []
-    for path in (ROOT / "defconfigs" / "steps").glob("*.config"):
-        number, _, name = path.stem.partition("-")
-        steps.append(Step(number=int(number), name=name, path=path))
+    """The ablation steps, by number. Raises UserError where a fragment's name is none of a step, or is taken."""
+    steps: list[Step] = []
+    taken: dict[str, Path] = {}
+    for path, match in _fragments("steps", _STEP_NAME, "NUMBER-NAME.config, such as 2-ra-v5-eager.config"):
+        step = Step(number=int(match[1]), name=match[2], path=path)
+        for what, key in (("number", str(step.number)), ("name", step.name)):
+            if key in taken:
+                raise UserError(f"{_shown(path)}: its {what}, {key}, is that of {_shown(taken[key])}: take another")
+            taken[key] = path
+        steps.append(step)
     return sorted(steps, key=lambda step: step.number)
 
 
@@ -130,9 +141,22 @@ def find_step(step: str) -> Step:
 
 
 def list_sizes() -> list[Size]:
-    """The sizes, by name."""
-    paths = sorted((ROOT / "defconfigs" / "sizes").glob("*.config"))
-    return [Size(name=path.stem, path=path) for path in paths]
+    """The sizes, by name. Raises UserError where a fragment's name is none of a size."""
+    found = _fragments("sizes", _SIZE_NAME, "NAME.config, such as 45m.config, of letters, digits, dots, dashes")
+    return [Size(name=path.stem, path=path) for path, _ in found]
+
+
+def _fragments(folder: str, name: re.Pattern[str], expected: str) -> Iterator[tuple[Path, re.Match[str]]]:
+    """The fragments in a folder of defconfigs/ with the match of their names, in order of these. Raises UserError."""
+    for path in sorted((ROOT / "defconfigs" / folder).glob("[!.]*.config")):  # editors leave hidden ones
+        match = name.fullmatch(path.stem)
+        if match is None or not path.is_file():
+            raise UserError(f"{_shown(path)}: expected a file {expected}")
+        yield path, match
+
+
+def _shown(path: Path) -> str:
+    return shown(path.relative_to(ROOT))
 
 
 def find_size(name: str) -> Size:

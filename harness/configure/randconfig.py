@@ -44,7 +44,7 @@ def random_configuration(seed: int) -> Resolved:
             (symbol.choice or symbol).unset_value()
             if chosen_before:
                 chosen_before.set_value("y")
-    of_steps = [setting for step in list_steps() for setting in step.assignments()]
+    of_steps = [setting for step in list_steps() for setting in step.assignments() if setting.symbol in tree.syms]
     for setting in of_steps if tree.syms["SEVERAL_ARMS"].tri_value else ():
         symbol = tree.syms[setting.symbol]
         (symbol.choice or symbol).unset_value()  # it is the steps that set it

@@ -24,17 +24,24 @@ MAX_LAUNCHES = 1 << 26
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One `make`."""
+    """One `make`, on devices of its own or with jobs in Slurm's queue."""
 
-    devices: int
-    slots: int
+    devices: int | None = None
+    """None for jobs, as is `slots`: how many run at once is the queue's affair."""
+
+    slots: int | None = None
     """How many runs could be trained at once: each has a device, a share of one, or several."""
+
+    device_s: float | None = None
+    """Of jobs: seconds that the runs of `done` had their devices, from their beginning on, times the devices of each.
+    None where it is `devices` that were had, all the time."""
 
     runs: int
     """How many it trained, to the end or not."""
 
     train_s: float
-    """Seconds of training steps, all runs together, each as fast as it is with its device to itself."""
+    """Seconds of training steps, all runs together, each as fast as it is with its device to itself; of jobs, those of
+    `done`."""
 
     wall_s: float
     """Seconds from the start of `make` to its end, without preparing data."""
@@ -50,18 +57,16 @@ class Launch:
     somebody takes it away."""
 
     @property
-    def efficiency(self) -> float:
-        """Training steps' time / (slots x wall time)."""
-        return self.train_s / (self.slots * self.wall_s)
+    def efficiency(self) -> float | None:
+        """Training steps' time / (slots x wall time). None of jobs: a queue's devices are not idle while they wait."""
+        return None if self.slots is None else self.train_s / (self.slots * self.wall_s)
 
     def describe(self, what: str) -> str:
-        """One line. `what`: the slots, such as "GPU 0, GPU 1"."""
+        """One line. `what`: the slots, such as "GPU 0, GPU 1", or "Slurm"."""
+        share = "" if self.efficiency is None else f"efficiency {self.efficiency:.2f}: "
         foretold = "" if self.error is None else f"; `make estimate` had said {self.predicted_s:.1f} s"
         begun = "" if self.ready_s is None else f", the first of them after {self.ready_s:.1f} s"
-        return (
-            f"efficiency {self.efficiency:.2f}: {self.train_s:.1f} s of training steps in {self.wall_s:.1f} s on {what}"
-            f"{begun}{foretold}"
-        )
+        return f"{share}{self.train_s:.1f} s of training steps in {self.wall_s:.1f} s on {what}{begun}{foretold}"
 
     def record(self, experiment: Path) -> None:
         """Add a line to launches.jsonl."""
@@ -103,8 +108,8 @@ def _launch(text: bytes) -> Launch | None:
         return None
     if not isinstance(line, Mapping):
         return None
-    numbers = ("devices", "slots", "runs", "train_s", "wall_s")
-    values: dict[str, Any] = {name: line.get(name) for name in numbers}
+    shares = ("devices", "slots") if line.get("device_s") is None else ("device_s",)
+    values: dict[str, Any] = {name: line.get(name) for name in (*shares, "runs", "train_s", "wall_s")}
     if not all(is_finite(value) and value >= 0 for value in values.values()) or not values["wall_s"]:
         return None
     maybe: dict[str, Any] = {name: line.get(name) for name in ("predicted_s", "ready_s")}
@@ -118,12 +123,13 @@ def _launch(text: bytes) -> Launch | None:
 
 def device_hours(launches: Sequence[Launch]) -> float:
     """Hours of devices that they had, busy or not."""
-    return sum(launch.devices * launch.wall_s for launch in launches) / 3600
+    return sum((of.devices or 0) * of.wall_s if of.device_s is None else of.device_s for of in launches) / 3600
 
 
-def mean_efficiency(launches: Sequence[Launch]) -> float:
-    """Training steps' time / (slots x wall time) of all of them together. At least one."""
-    return sum(launch.train_s for launch in launches) / sum(launch.slots * launch.wall_s for launch in launches)
+def mean_efficiency(launches: Sequence[Launch]) -> float | None:
+    """Training steps' time / (slots x wall time) of all together that had slots; None where none had."""
+    slots_s = [(of.train_s, of.slots * of.wall_s) for of in launches if of.slots is not None]
+    return sum(train_s for train_s, _ in slots_s) / sum(had_s for _, had_s in slots_s) if slots_s else None
 
 
 def mean_error(launches: list[Launch]) -> tuple[int, float] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gpt2.base.errors import UserError, one_line
-from gpt2.base.files import check_can_hold, existing_parent, read_json
+from gpt2.base.files import check_can_hold, existing_parent
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from gpt2.checks.compiler import cpu_compile_error
@@ -25,11 +25,13 @@ from gpt2.machine import sdpa
 from gpt2.machine.device import select_device, slow_precision
 from gpt2.model import GPT
 from gpt2.run.record import check_identity, run_identity
-from gpt2.run.records import identity_beside
+from gpt2.run.records import identity_beside, read_provenance
 from harness.configure.plan import Plan, PlannedRun
 from harness.configure.slurm import slurm_config
+from harness.evidence.digests import Digests
 from harness.launch import slurm
 from harness.launch.launchers import compiler_cache
+from harness.launch.runner import refuse_damage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ def check_plan(plan: Plan) -> Iterator[Check]:
     Runs of one shape are one model, and are tried once.
     """
     tried: dict[tuple[str, int, str, bool], DryRun | str] = {}
+    known = {stage.directory: Digests(stage.directory) for stage in plan.stages}
     for run in plan.runs_on_data:
         t = run.config.train
         key = (run.shape, t.processes, t.parallel, t.activation_checkpointing)
@@ -62,7 +65,7 @@ def check_plan(plan: Plan) -> Iterator[Check]:
         try:
             data = describe_data(run.config)
             if isinstance(outcome, DryRun):
-                _look_at_place(run)
+                _look_at_place(run, known[run.path.parents[1]])
         except UserError as error:
             outcome = str(error)
         except OSError as error:
@@ -71,6 +74,8 @@ def check_plan(plan: Plan) -> Iterator[Check]:
             yield Check(run=run, result=outcome, data=data, error=None)
         else:
             yield Check(run=run, result=None, data=data, error=outcome)
+    for digests in known.values():
+        digests.keep()
 
 
 def describe_data(config: RunConfig) -> str:
@@ -100,17 +105,19 @@ def print_checks(plan: Plan) -> int:
     runs = plan.runs_on_data
     width = max(len(run.name) for run in runs)
     failed = 0
-    disk = flops = memory = 0.0
+    disk = more = flops = memory = 0.0
     data: dict[str, None] = {}
     for check in check_plan(plan):
         if check.result is None:
             failed += 1
             print(f"FAIL  {check.run.name:{width}}  {shown(check.error, 1000)}", flush=True)
             continue
-        iters = check.run.config.train.max_iters
-        print(f"ok    {check.run.name:{width}}  {check.result.describe(iters)}", flush=True)
-        disk += check.result.checkpoint_gib
-        flops += iters * check.result.flops_per_iter
+        train = check.run.config.train
+        print(f"ok    {check.run.name:{width}}  {check.result.describe(train)}", flush=True)
+        kept, while_it_trains = check.result.checkpoints_gib(train)
+        disk += kept
+        more = max(more, while_it_trains)
+        flops += train.max_iters * check.result.flops_per_iter
         memory = max(memory, check.result.memory_gib)
         data[check.data] = None
     for line in data:
@@ -118,8 +125,9 @@ def print_checks(plan: Plan) -> int:
     for line in (*precision_notes(plan), *schedule_notes(plan), *slurm_notes(plan)):
         print(f"note: {line}")
     print(
-        f"{len(runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, "
-        f"at most about {decimal(memory, 1)} GiB of GPU memory",
+        f"{len(runs)} runs, {failed} failed; in all {flops:.3g} FLOP, {decimal(disk, 1)} GiB of checkpoints, and up "
+        f"to {decimal(more, 1)} GiB more for each that is being trained, at most about {decimal(memory, 1)} GiB of "
+        "GPU memory",
         flush=True,
     )
     return failed
@@ -213,11 +221,12 @@ def _look_at_directory(path: Path, symbol: str) -> None:
     check_can_hold(there)
 
 
-def _look_at_place(run: PlannedRun) -> None:
-    """Raise UserError if the run's directory could not be made or written to, or holds another run."""
+def _look_at_place(run: PlannedRun, digests: Digests) -> None:
+    """Raise UserError if the run's directory cannot be made or written to, or holds another run, or a damaged one."""
     _look_at_directory(run.path, "MODEL_NAME")
+    refuse_damage(run, digests)
     provenance = run.path / "provenance.json"
-    recorded = read_json(provenance)["identity"] if provenance.exists() else {}
+    recorded = read_provenance(provenance)["identity"] if provenance.exists() else {}
     if recorded and dataset_status(run.config.data)[0]:
         identity = run_identity(run.config, open_dataset(run.config.data))
     else:  # of the data there is nothing to say yet

@@ -25,15 +25,15 @@ from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from gpt2.config import RunConfig, TrainConfig
 from gpt2.data.prepare import dataset_status
-from gpt2.data.token_files import write_random_tokens
-from gpt2.dotconfig import resolve
 from gpt2.machine.device import power_w
 from gpt2.model import GPT
-from gpt2.run.checkpoint import KEEP
+from gpt2.run.checkpoint import bytes_held, bytes_kept, n_written
 from gpt2.run.directory import hold
 from gpt2.run.evaluation import due_steps
 from gpt2.run.records import read_summary
 from harness.configure.directories import run_directory
+from harness.configure.gate_noise import on_random_tokens, write_noise
+from harness.configure.kconfig import overlay
 from harness.configure.plan import Plan, PlannedRun
 from harness.launch.forecast import Cost
 from harness.launch.launchers import POLL_S, end, start_local
@@ -128,16 +128,20 @@ def _estimate(runs: Sequence[PlannedRun], of: _Tried) -> Estimate:
     parts = {
         "ms_per_step": summary["ms_per_step"],
         "eval_s": summary["eval_time_s"] / evaluations(tried),
-        "checkpoint_s": summary["checkpoint_time_s"] / checkpoints(tried),
+        "checkpoint_s": summary["checkpoint_time_s"] / n_written(tried),
         "startup_s": summary["startup_s"],
     }
+    # What its process is there for after its last step is over, it writes its last checkpoint.
+    behind_s = max(0.0, summary["wall_time_s"] - sum(summary[name] or 0 for name in ON_THE_DEVICE))
+    sizes = {"whole": of.checkpoint_bytes, "weights": 4 * summary["params"]}
+    kept, held = bytes_kept(train, **sizes), bytes_held(train, **sizes)
     cost = Cost(
         shape=runs[0].step,
         prepare_s=parts["startup_s"],
         compile_s=0.0,  # the runs find what the trial has compiled
         train_s=train.max_iters * parts["ms_per_step"] / 1000,
-        other_s=evaluations(train) * parts["eval_s"] + checkpoints(train) * parts["checkpoint_s"],
-        save_s=max(0.0, summary["wall_time_s"] - sum(summary[name] or 0 for name in ON_THE_DEVICE)),
+        other_s=evaluations(train) * parts["eval_s"] + n_written(train) * parts["checkpoint_s"],
+        save_s=0.0 if train.checkpoint_keep == "none" else behind_s,
     )
     return Estimate(
         step=runs[0].step,
@@ -148,7 +152,8 @@ def _estimate(runs: Sequence[PlannedRun], of: _Tried) -> Estimate:
         flop=float(flop_of_run(runs[0].config)),
         params=summary["params"],
         checkpoint_bytes=of.checkpoint_bytes,
-        disk_bytes=_disk_bytes(train, of.files, params=summary["params"], checkpoint_bytes=of.checkpoint_bytes),
+        disk_bytes=kept + _records_bytes(train, of.files),
+        more_bytes=held - kept,
         power_w=of.power_w,
         cost=cost,
         launch_s=of.launch_s,
@@ -183,18 +188,12 @@ def flop_of_run(config: RunConfig) -> int:
     return per_token * config.tokens_per_iter * config.train.max_iters
 
 
-def _disk_bytes(train: TrainConfig, files: dict[str, int], *, params: int, checkpoint_bytes: int) -> int:
-    """What a run leaves on the disk: checkpoints, logs by their lines in the trial, and what is written once."""
+def _records_bytes(train: TrainConfig, files: dict[str, int]) -> int:
+    """What a run leaves on the disk beside checkpoints: logs by their lines in the trial, and what is written once."""
     logs = sum(files.get(name, 0) for name in ("metrics.jsonl", "train.log"))
     lines = -(-train.max_iters // train.log_interval)
     once = sum(files.values()) - logs
-    return kept_bytes(train, params=params, checkpoint_bytes=checkpoint_bytes) + once + logs * lines // (STEPS // 2)
-
-
-def kept_bytes(train: TrainConfig, *, params: int, checkpoint_bytes: int) -> int:
-    """Checkpoints that a finished run keeps, by CHECKPOINT_KEEP: the newest two, the weights as float32, or none."""
-    kept = {"all": min(KEEP, checkpoints(train)) * checkpoint_bytes, "weights": 4 * params, "none": 0}
-    return kept[train.checkpoint_keep]
+    return once + logs * lines // (STEPS // 2)
 
 
 def seconds_of_run(
@@ -202,18 +201,12 @@ def seconds_of_run(
 ) -> float:
     """What a run with these settings takes, from its launch to its end."""
     steps_s = train.max_iters * ms_per_step / 1000
-    return startup_s + steps_s + evaluations(train) * eval_s + checkpoints(train) * checkpoint_s
+    return startup_s + steps_s + evaluations(train) * eval_s + n_written(train) * checkpoint_s
 
 
 def evaluations(train: TrainConfig) -> int:
     """How often a run evaluates."""
     return len(due_steps(train.max_iters, train.eval_interval, train.eval_tail))
-
-
-def checkpoints(train: TrainConfig) -> int:
-    """How many checkpoints a run writes: after every CHECKPOINT_INTERVAL-th step, and at its end."""
-    every = train.checkpoint_interval
-    return len(range(every, train.max_iters, every)) + 1 if every else 1
 
 
 def print_estimates(plan: Plan) -> int:
@@ -254,17 +247,15 @@ def _trial(run: PlannedRun, folder: Path) -> PlannedRun:
     settings = {"MAX_ITERS": str(STEPS), "LOG_INTERVAL": "2", "EVAL_INTERVAL": str(STEPS), "EVAL_TAIL": "0"}
     settings |= {"CHECKPOINT_INTERVAL": "0", "CHECKPOINT_KEEP_ALL": "y"}
     settings |= {"WARMUP_ITERS": "0", "TRACK_TENSORBOARD": "n", "TRACK_WANDB": "n"}
-    minimal = run.resolved.minimal()
+    resolved = overlay(run.resolved, [Assignment(symbol, value, "estimate") for symbol, value in settings.items()])
     ready, _ = dataset_status(run.config.data)
     if not ready:
-        c = run.config
-        # As many as are evaluated; of how many "all" are, the default is as good a guess as any.
-        n_val = (c.train.eval_tokens or TrainConfig.eval_tokens) + c.model.block_size
-        write_random_tokens(folder, vocab_size=c.data.vocab_size, n_tokens=2 * c.tokens_per_iter + 1, n_val=n_val)
-        minimal = [a for a in minimal if not a.symbol.startswith(("DATASET_", "TOKENIZER_"))]
-        settings |= {"DATASET_BIN": "y", "DATASET_BIN_DIR": str(folder), "VOCAB_SIZE": str(c.data.vocab_size)}
-        settings |= {"FUSED_LOSS": "y" if c.train.fused_loss else "n"}  # whose default is the tokenizer's
-    resolved = resolve(minimal, [Assignment(symbol, value, "estimate") for symbol, value in settings.items()])
+        resolved = on_random_tokens(resolved, folder, "estimate")
+        tokens = resolved.run_config()
+        write_noise(tokens)
+        # What is evaluated besides takes as long on these.
+        others = ";".join(f"{name}={tokens.data.bin_dir}" for name in run.config.data.eval_paths)
+        resolved = overlay(resolved, [Assignment("EVAL_DATASETS", others, "estimate")])
     path = run_directory(folder.parent, folder.name, run.step, run.seed)
     return PlannedRun(step=run.step, seed=run.seed, resolved=resolved, config=resolved.run_config(), path=path)
 

@@ -82,6 +82,11 @@ def forecast(
     return Forecast(slots=slots, train_s=sum(cost.train_s for cost in costs), wall_s=max(ends, default=0.0))
 
 
+def one_after_another(each: Sequence[Forecast]) -> Forecast:
+    """What ablations take together that do not overlap, on the same slots. At least one."""
+    return Forecast(slots=each[0].slots, train_s=sum(f.train_s for f in each), wall_s=sum(f.wall_s for f in each))
+
+
 def _queued(costs: Sequence[Cost], slots: int) -> list[float]:
     """When each run has ended, if each of a slot's runs waits for the one before it."""
     free = [0.0] * slots

@@ -46,7 +46,9 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
 
 def _train(plan: Plan, given: Sequence[Assignment], began: float | None) -> int:
     config = slurm_config(plan.base.symbols)
-    return runner.run_plan(plan, given, began=began) if config is None else slurm.run_plan(plan, config, given)
+    if config is None:
+        return runner.run_plan(plan, given, began=began)
+    return slurm.run_plan(plan, config, given, began=began)
 
 
 def _tuned(plan: Plan) -> Plan:

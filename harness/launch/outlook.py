@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from rich.table import Table
 
 from gpt2.base import terminal
-from gpt2.run.checkpoint import KEEP
 from harness.configure.plan import Plan
 from harness.launch.forecast import (
     SWITCH_S,
@@ -18,6 +18,7 @@ from harness.launch.forecast import (
     Split,
     data_parallel_factor,
     forecast,
+    one_after_another,
     slowed,
     splits,
 )
@@ -67,6 +68,9 @@ class Estimate:
     disk_bytes: int
     """What one run leaves."""
 
+    more_bytes: int
+    """What its checkpoints take more while it trains."""
+
     power_w: float | None
     """The highest draw of the device that NVML told during the trial; None where it tells none."""
 
@@ -77,19 +81,23 @@ class Estimate:
 def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) -> None:
     """Print what a run of each arm takes, and all of them on the devices there are.
 
-    `complete`: the estimates are of all arms, so that the prediction is kept for `make` to be held against.
+    `complete`: the estimates are of all arms, so that a prediction is kept for each stage of the plan, which `make`
+    trains one after another, to be held against.
     """
     here, processes = slots(plan), plan.runs[0].config.train.processes
     terminal.console().print(_table(estimates, processes))
     of = {e.step: e for e in estimates}
-    runs = [run for run in plan.all_runs if run.step in of and not run.is_done]
+    stages = [left for stage in plan.stages if (left := _Stage(stage, of)).runs]
+    if not stages:  # somebody else has trained them meanwhile
+        return
     devices = count_devices(here)
     compilers = max(1, (os.cpu_count() or 1) // CORES_PER_COMPILATION)
     side_by_side = 1 if processes > 1 else len(here) // devices
     asked = Split(runs_per_device=side_by_side, processes_per_run=processes)
+    pipelined = not here[0].is_processor
 
-    def told(split: Split) -> Forecast:
-        """Of a split; where runs have several devices, by the bound of `data_parallel_factor`."""
+    def told(split: Split) -> list[Forecast]:
+        """Of each stage, by a split; where runs have several devices, by the bound of `data_parallel_factor`."""
         factor = {
             e.step: data_parallel_factor(
                 split.processes_per_run,
@@ -101,41 +109,65 @@ def print_outlook(plan: Plan, estimates: Sequence[Estimate], *, complete: bool) 
         }
         n = max(1, devices * split.runs_per_device // split.processes_per_run)
         # The trials were shared out as is asked: theirs is what was measured.
-        costs = [slowed(of[run.step].cost, 1.0 if split == asked else factor[run.step]) for run in runs]
-        return forecast(costs, slots=n, compilers=compilers, pipeline=not here[0].is_processor)
+        costs = {e.step: slowed(e.cost, 1.0 if split == asked else factor[e.step]) for e in estimates}
+        return [
+            forecast([costs[run.step] for run in stage.runs], slots=n, compilers=compilers, pipeline=pipelined)
+            for stage in stages
+        ]
 
-    now = told(asked)
-    now = replace(now, wall_s=now.wall_s + max(e.launch_s for e in estimates))
-    assumed = _assumptions(asked, devices, compilers, estimates, on_processor=here[0].is_processor)
+    each = told(asked)
+    each[0] = replace(each[0], wall_s=each[0].wall_s + max(e.launch_s for e in estimates))
+    now = one_after_another(each)
+    assumed = _assumptions(asked, devices, compilers, estimates, on_processor=not pipelined)
     print(f"{_words(asked, devices)}: {duration(now.wall_s)}, efficiency {now.efficiency:.2f}")
     if devices > 1:
-        best, split = min(((told(split).wall_s, split) for split in splits(devices, [1])), key=lambda pair: pair[0])
+        walls = ((one_after_another(told(split)).wall_s, split) for split in splits(devices, [1]))
+        best, split = min(walls, key=lambda pair: pair[0])
         print(f"the best of what can be foretold: {_words(split, devices)}: {duration(best)}")
     kwh = _kwh(estimates, processes)
-    left = sum(e.runs * e.disk_bytes for e in estimates)
-    writing = now.slots * (KEEP + 1) * max(e.checkpoint_bytes for e in estimates)
+    more = now.slots * max(e.more_bytes for e in estimates)
     print(
-        f"{sum(e.runs * e.flop for e in estimates):.3g} FLOP, "
+        f"{_flop(estimates):.3g} FLOP, "
         f"{sum(_device_hours(e, processes) * e.runs for e in estimates):.3g} device hours, "
         f"{'energy not measured: NVML tells none' if kwh is None else f'{kwh:.3g} kWh'}, "
-        f"{_size(left)} on the disk, and up to {_size(writing)} more while it trains"
+        f"{_size(_left(estimates))} on the disk, and up to {_size(more)} more while it trains"
     )
     print("assumed: " + "; ".join(assumed))
-    if complete:
+    for stage, foretold in zip(stages, each, strict=True) if complete else ():
         write_prediction(
-            plan.directory,
-            runs=[run.name for run in runs],
+            stage.directory,
+            runs=[run.name for run in stage.runs],
             devices=devices,
-            slots=now.slots,
-            wall_s=now.wall_s,
-            train_s=now.train_s,
-            efficiency=now.efficiency,
-            flop=sum(e.runs * e.flop for e in estimates),
-            energy_kwh=kwh,
-            disk_bytes=left,
-            arms=[asdict(e) for e in estimates],
+            slots=foretold.slots,
+            wall_s=foretold.wall_s,
+            train_s=foretold.train_s,
+            efficiency=foretold.efficiency,
+            flop=_flop(stage.estimates),
+            energy_kwh=_kwh(stage.estimates, processes),
+            disk_bytes=_left(stage.estimates),
+            arms=[asdict(e) for e in stage.estimates],
             assumed=assumed,
         )
+
+
+class _Stage:
+    """What is left to train of a stage of a plan, as far as it was estimated."""
+
+    def __init__(self, plan: Plan, of: Mapping[str, Estimate]) -> None:
+        self.directory = plan.directory
+        self.runs = [run for run in plan.runs if run.step in of and not run.is_done]
+        counted = Counter(run.step for run in self.runs)
+        self.estimates = [replace(of[step], runs=n) for step, n in counted.items()]
+
+
+def _flop(estimates: Sequence[Estimate]) -> float:
+    """Of all runs."""
+    return sum(e.runs * e.flop for e in estimates)
+
+
+def _left(estimates: Sequence[Estimate]) -> int:
+    """Bytes that all runs leave."""
+    return sum(e.runs * e.disk_bytes for e in estimates)
 
 
 def _device_hours(e: Estimate, processes: int) -> float:

@@ -1,7 +1,8 @@
 """What `make estimate` foretold of an ablation, kept where `make` records beside it what came to be.
 
 <experiment>/estimate.json: of which runs, on how many devices, how long. What a runner did is a line each of
-<experiment>/launches.jsonl (harness/evidence/launches.py).
+<experiment>/launches.jsonl (harness/evidence/launches.py). Trials and runs on noise have both of their own, in tuning/
+and noise/.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from gpt2.data.prepare import dataset_status, is_local, prepare
 from gpt2.run.record import check_identity, code_state, run_identity
 from gpt2.run.records import read_summary
 from harness.configure.directories import remember_experiment
-from harness.configure.plan import Plan, running_order
+from harness.configure.plan import Plan, PlannedRun, running_order
 from harness.configure.registration import register
 from harness.configure.requests import record_request
 from harness.evidence.digests import Digests, SummaryTable
@@ -84,8 +84,7 @@ def get_ready_to_run(plan: Plan, say: Callable[[str], object] = print) -> tuple[
     """
     digests = Digests(plan.directory)
     for run in plan.runs:
-        if damage := digests.of(run.path, run.step, run.seed).damage:
-            raise UserError(f"{damage}. Restore the file, or move {run.path} away to train this run again")
+        refuse_damage(run, digests)
     prepared_s = prepare_data(plan)
     # Opened once: the runs of a plan mostly share one data set.
     datasets = {config: open_dataset(config) for config in {run.config.data for run in plan.runs}}
@@ -104,6 +103,12 @@ def get_ready_to_run(plan: Plan, say: Callable[[str], object] = print) -> tuple[
         if said := register(plan, code=code_state(), data=data):
             say(said)
     return identities, prepared_s
+
+
+def refuse_damage(run: PlannedRun, digests: Digests) -> None:
+    """Raise UserError where what a run has left cannot be read. `digests`: of its experiment."""
+    if damage := digests.of(run.path, run.step, run.seed).damage:
+        raise UserError(f"{damage}. Restore the file, or move {run.path} away to train this run again")
 
 
 def prepare_data(plan: Plan) -> float:

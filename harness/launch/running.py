@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import statistics
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from gpt2.run.directory import hold
 from gpt2.run.record import check_identity
-from gpt2.run.records import read_summary
+from gpt2.run.records import read_live_line, read_summary
 from harness.configure.plan import PlannedRun
 from harness.launch.launchers import Slot, start_local
 
@@ -99,7 +98,7 @@ def why_it_failed(path: Path, exitcode: int, log_start: int = 0) -> str:
 
 
 class MetricsTail:
-    """Reads what is appended to a metrics.jsonl, whole lines only."""
+    """Reads what is appended to a metrics.jsonl, whole lines only, and none that is not as the trainer writes it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -113,11 +112,12 @@ class MetricsTail:
             return
         with self._path.open("rb") as file:
             file.seek(self._position)
-            for line in file:
-                if not line.endswith(b"\n"):
+            for text in file:
+                if not text.endswith(b"\n"):
                     return
-                self._position += len(line)
-                yield json.loads(line)
+                self._position += len(text)
+                if line := read_live_line(text):
+                    yield line
 
 
 def _size(path: Path) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
+from gpt2.base.files import locked
 from gpt2.run.directory import hold
 from gpt2.run.lock import HeldElsewhere
 from gpt2.run.record import AnotherRun, check_identity
@@ -22,6 +23,7 @@ from gpt2.run.records import read_summary
 from harness.configure.plan import Plan, PlannedRun, running_order
 from harness.configure.slurm import SlurmConfig
 from harness.evidence.digests import SummaryTable
+from harness.evidence.launches import NAME, Launch, read_launches
 from harness.launch import slurm_queue as queue
 from harness.launch.runner import get_ready_to_run
 from harness.launch.running import MetricsTail, why_it_failed
@@ -40,11 +42,13 @@ STOP_S = 2.0
 """How often jobs that are to stop are told so."""
 
 
-def run_plan(plan: Plan, config: SlurmConfig, given: Sequence[Assignment] = ()) -> int:
+def run_plan(plan: Plan, config: SlurmConfig, given: Sequence[Assignment] = (), *, began: float | None = None) -> int:
     """As runner.run_plan, and raises UserError too where there is no Slurm, or it takes no job at all."""
     require()
+    began = time.monotonic() if began is None else began
     said: list[str] = []  # not before Slurm has taken something
-    identities, _ = get_ready_to_run(plan, said.append)
+    identities, prepared_s = get_ready_to_run(plan, said.append)
+    began += prepared_s
     names = [(run.name, run.config.train.max_iters) for run in plan.runs]
     with LiveView(names, slots=config.max_jobs or len(names)) as view, sigterm_is_ctrl_c():
         ablation = _Ablation(plan, config, [f"{a.symbol}={a.value}" for a in given], identities, view)
@@ -53,6 +57,8 @@ def run_plan(plan: Plan, config: SlurmConfig, given: Sequence[Assignment] = ()) 
         except KeyboardInterrupt:
             ablation.stop()
             status = 130
+        finally:
+            ablation.record(began)
         for line in said:
             view.say(line)
         return status
@@ -104,6 +110,10 @@ class _Ablation:
         self._elsewhere: set[Path] = set()
         """Runs of which it has been said that somebody else trains them."""
         self._courses: list[_Course] = []
+        self._followed: list[_Course] = []
+        """The same with those that are over."""
+        self._earlier = len(read_launches(plan.directory))
+        """So many makes had left a record when this one began."""
         self._table = SummaryTable(plan.directory)
         self._next_try = 0.0
         self._full = 0
@@ -145,6 +155,22 @@ class _Ablation:
         if self._courses:
             self._table.write()
 
+    def record(self, began: float) -> None:
+        """Add a line to launches.jsonl, if anything was trained since `began`, by time.monotonic()."""
+        # A job may be over before it was ever seen to run; what it was about has a summary then.
+        runs = [of.run for of in self._followed if of.started or (of.run.path / "summary.json").exists()]
+        trained = {run.name: run for run in runs}
+        if not trained:
+            return
+        with locked(self._plan.directory / NAME):
+            # Another make may have followed the same jobs: whoever comes first has their runs.
+            theirs = {name for launch in read_launches(self._plan.directory)[self._earlier :] for name in launch.done}
+            runs = [run for name, run in trained.items() if name not in theirs]
+            if runs:
+                launch = _launch(runs, wall_s=time.monotonic() - began)
+                launch.record(self._plan.directory)
+                self._view.say(launch.describe("Slurm"))
+
     def _submit(self) -> None:
         """Attach to the jobs there are, and submit the runs that have none and nobody trains."""
         try:
@@ -184,6 +210,7 @@ class _Ablation:
         for run in [run for run in self._waiting if run.path in jobs]:
             self._waiting.remove(run)
             self._courses.append(_Course(run, jobs[run.path], is_ours=is_ours))
+            self._followed.append(self._courses[-1])
             self._view.note(run.name, "submitted" if is_ours else "found again", f"job {jobs[run.path]}")
         self._asked, self._changed = 0.0, time.monotonic()
 
@@ -273,6 +300,18 @@ class _Ablation:
         if message != self._no_answer:
             self._view.say(message)
         self._no_answer = message
+
+
+def _launch(runs: Sequence[PlannedRun], *, wall_s: float) -> Launch:
+    """What jobs took that trained `runs`, to the end or not, by what those that are done say of themselves."""
+    done = [(run, read_summary(run.path / "summary.json")) for run in runs if run.is_done]
+    return Launch(
+        runs=len(runs),
+        done={run.name: summary.get("val_loss") for run, summary in done},
+        train_s=sum(summary.get("train_time_s") or 0 for _, summary in done),
+        device_s=sum(run.config.train.processes * (of.get("wall_time_s") or 0) for run, of in done),
+        wall_s=wall_s,
+    )
 
 
 def has_failed(run: PlannedRun) -> bool:

@@ -22,6 +22,8 @@ from gpt2.run.records import NONFINITE
 PLAIN_EVERY_S = 10.0
 """Where the output is no terminal, a line of progress at most this often."""
 
+GO_ON = "`make continue` goes on"
+
 LINE = 1000
 """Characters of what a run says: a reason for failing, an event."""
 
@@ -40,7 +42,8 @@ class _Course:
     train: dict[str, Any] = field(default_factory=dict)
     """The newest line of its kind."""
     val_loss: float | None = None
-    started: float = 0.0
+    started: float | None = None
+    """By time.monotonic(); None of a run that was never seen to begin, as of a job that ended in its queue."""
     first: tuple[int, float] | None = None
     """Step and time of the first line."""
     seconds_per_step: float | None = None
@@ -128,13 +131,13 @@ class LiveView:
         """A run has ended: done, failed or interrupted."""
         run = self._runs[name]
         run.left, run.is_active = 0, False
-        took = _duration(time.monotonic() - run.started)
+        took = None if run.started is None else _duration(time.monotonic() - run.started)
         if status == "done":
-            self._line(name, "done", f"{_losses(run)}, {took}", "green")
+            self._line(name, "done", f"{_losses(run)}, {took}" if took else _losses(run), "green")
         elif status == "failed":
-            self._line(name, "FAILED", f"after {took}: {reason}", "bold red")
+            self._line(name, "FAILED", f"after {took}: {reason}" if took else reason, "bold red")
         else:
-            self._line(name, status, f"after {took}; `make continue` goes on", "yellow")
+            self._line(name, status, f"after {took}; {GO_ON}" if took else GO_ON, "yellow")
 
     def _line(self, name: str, what: str, rest: str, style: str = "") -> None:
         of = f"[{self._runs[name].number}/{len(self._runs)}]"

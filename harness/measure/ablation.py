@@ -115,7 +115,7 @@ class Bench:
         return Case(
             seconds=seconds,
             gpus=gpus or 1,
-            slots=launches[-1].slots if launches else gpus or 1,
+            slots=(launches[-1].slots if launches else None) or gpus or 1,
             cache=cache,
             runs=len(summaries),
             iters=iters,

@@ -264,8 +264,9 @@ class Study:
 
     @property
     def efficiency(self) -> str:
-        """The share of the devices' time that went into training steps; a dash where no make left a record."""
-        return decimal(mean_efficiency(self.launches), 2) if self.launches else DASH
+        """The share of the devices' time that went into training steps; a dash where no make left a record of it."""
+        efficiency = mean_efficiency(self.launches)
+        return DASH if efficiency is None else decimal(efficiency, 2)
 
     # Figures, gates
 

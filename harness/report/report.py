@@ -222,8 +222,9 @@ def _launches(experiment: Experiment) -> list[tuple[str, str]]:
         return []
     if not launches:
         return []
-    hours, efficiency = device_hours(launches), mean_efficiency(launches)
-    text = f"{len(launches)}; {hours:.3g} device hours, efficiency {efficiency:.2f}"
+    text = f"{len(launches)}; {device_hours(launches):.3g} device hours"
+    if (efficiency := mean_efficiency(launches)) is not None:
+        text += f", efficiency {efficiency:.2f}"
     if found := mean_error(launches):
         estimates, error = found
         text += f"; {count(estimates, 'estimate')}, off by {error:.0%} on average"

@@ -10,10 +10,20 @@ import pytest
 import torch
 
 from gpt2 import train_ra_mla
+from gpt2.checks.dry_run import dry_run
 from gpt2.dotconfig import Resolved
+from gpt2.run import checkpoint
 from gpt2.run import run as run_module
 from gpt2.run.behind import Behind, HostCopy
-from gpt2.run.checkpoint import read_checkpoint, save_checkpoint, verified
+from gpt2.run.checkpoint import (
+    bytes_held,
+    bytes_kept,
+    keep_newest,
+    n_written,
+    read_checkpoint,
+    save_checkpoint,
+    verified,
+)
 from gpt2.run.load import load_model
 from gpt2.run.records import read_summary
 from gpt2.run.run import Run
@@ -145,6 +155,38 @@ def test_what_a_finished_run_keeps(tmp_path: Path, keep: str) -> None:
         model = load_model(tmp_path / "run")
         for name, tensor in run.parts.model.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name])
+
+
+@pytest.mark.parametrize("interval", ["0", "1", "4", "5", "7", "12", "100"])
+@pytest.mark.parametrize("keep", ["all", "weights", "none"])
+def test_what_is_said_of_checkpoints_is_what_a_run_writes_and_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, interval: str
+) -> None:
+    resolved = tiny(tmp_path, **{f"CHECKPOINT_KEEP_{keep.upper()}": "y", "CHECKPOINT_INTERVAL": interval})
+    train_config = resolved.run_config().train
+    out = tmp_path / "run"
+    written: list[int] = []
+
+    def held() -> int:
+        return sum(path.stat().st_size for path in (out / "checkpoints").glob("step-*.pt"))
+
+    def seen(directory: Path, n: int) -> None:
+        """As the newest is there, and the oldest is there still."""
+        written.append(held())
+        keep_newest(directory, n)
+
+    monkeypatch.setattr(checkpoint, "keep_newest", seen)
+    run = begin(resolved, out)
+    assert train(run, Stop()) == "done"
+    assert n_written(train_config) == len(written)
+    params = run.parts.model.num_params()
+    sizes = {"whole": 12 * params, "weights": 4 * params}
+    # A pickle's own names, and what is kept of each step, come on top.
+    assert bytes_held(train_config, **sizes) == pytest.approx(max(written, default=0), rel=0.1)
+    assert bytes_kept(train_config, **sizes) == pytest.approx(held(), rel=0.1)
+    kept, more = dry_run(resolved.run_config()).checkpoints_gib(train_config)
+    assert kept == bytes_kept(train_config, **sizes) / 2**30
+    assert kept + more == pytest.approx(bytes_held(train_config, **sizes) / 2**30)
 
 
 @pytest.mark.parametrize("keep", ["all", "weights", "none"])

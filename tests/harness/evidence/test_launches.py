@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.evidence.launches import mean_error, read_launches
+from harness.evidence.launches import mean_efficiency, mean_error, read_launches
 from harness.evidence.stats import compare
 from harness.evidence.store import load_experiment
 from harness.report.report import make_report
@@ -40,7 +40,8 @@ def test_error_is_of_what_it_took(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "bad", [line()[:30], "[]\n", "null\n", "\n", line(wall_s=0), line(wall_s=None), line(devices="2"),
-            line(train_s=-1), line(predicted_s="1"), line(predicted_s=0), "[" * 100_000]
+            line(train_s=-1), line(predicted_s="1"), line(predicted_s=0), "[" * 100_000, line(slots=None),
+            line(device_s="1"), line(device_s=-1), line(device_s=float("nan"))]
 )  # fmt: skip
 def test_lines_that_are_none_of_a_runners_are_left_out(tmp_path: Path, bad: str) -> None:
     assert len(read_launches(write(tmp_path, line(), bad + "\n", line()))) == 2
@@ -60,3 +61,17 @@ def test_the_report_says_what_makes_took_and_how_far_estimates_were_off(tmp_path
     (tmp_path / "launches.jsonl").unlink()
     (tmp_path / "launches.jsonl").mkdir()
     assert "Launches" not in facts_of(tmp_path)
+
+
+def test_of_a_queue_there_are_device_hours_and_no_efficiency(tmp_path: Path) -> None:
+    write_ablation(tmp_path)
+    queued = line(devices=None, slots=None, efficiency=None, device_s=3600.0, wall_s=86400.0)
+    write(tmp_path, queued, line(devices=None, slots=None, device_s=0))
+    assert mean_efficiency(read_launches(tmp_path)) is None
+    assert facts_of(tmp_path)["Launches"] == "2; 1 device hours"
+    write(tmp_path, queued, line())
+    assert facts_of(tmp_path)["Launches"] == "2; 1.06 device hours, efficiency 0.90"
+    for of in read_launches(tmp_path):
+        (tmp_path / "again").mkdir(exist_ok=True)
+        of.record(tmp_path / "again")
+    assert read_launches(tmp_path / "again") == read_launches(tmp_path)

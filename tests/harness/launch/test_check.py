@@ -22,6 +22,7 @@ from gpt2.assignments import Assignment
 from gpt2.attention import baseline
 from gpt2.attention.ra_ultimate_v5 import FOLDS, fold_lerp
 from gpt2.base.errors import UserError
+from gpt2.base.numbers import decimal
 from gpt2.checks.dry_run import dry_run
 from gpt2.config import GPTConfig, TrainConfig
 from gpt2.data.dataset import open_dataset
@@ -30,7 +31,7 @@ from gpt2.model import GPT
 from gpt2.run.record import run_identity
 from harness.configure.plan import Plan, make_plan
 from harness.launch.check import check_plan, print_checks
-from harness.launch.runner import run_plan
+from harness.launch.runner import get_ready_to_run, run_plan
 from tests.harness.synthetic_runs import provenance_of
 from tests.tiny import SETTINGS, tiny
 
@@ -64,7 +65,7 @@ def test_each_model_is_tried_once_and_counted_by_its_length(
     assert print_checks(plan) == 0
     assert len(tried) == 3
     flop = {line.split()[1]: float(line.split()[-2]) for line in capsys.readouterr().out.splitlines()[:-2]}
-    assert len(flop) == 2 * 5 + 3 * 4
+    assert len(flop) == 2 * 5 + 2 * 3 * 4
     one = flop["baseline/seed-1"]
     for length in (80, 120):
         assert flop[f"baseline@MAX_ITERS={length}/seed-1"] == pytest.approx(length / 100 * one, rel=5e-3)
@@ -158,9 +159,29 @@ def test_dry_run_measures_the_real_model(tmp_path: Path) -> None:
     C, V, T = 32, 256, 32
     assert result.params == V * C + T * C + 2 * (12 * C * C + 13 * C) + 2 * C
     assert result.loss == pytest.approx(5.55, abs=0.15)  # ln 256 = 5.545
-    assert result.checkpoint_gib == pytest.approx(3 * 12 * result.params / 2**30)
+    assert result.checkpoint_bytes == 12 * result.params
     larger = dry_run(planned(tmp_path, BATCH_SIZE="8").runs[0].config)
     assert result.memory_gib < larger.memory_gib < 2 * result.memory_gib
+
+
+@pytest.mark.parametrize(
+    ("keep", "interval", "kept", "more"),
+    [("ALL", 5, [1, 2], [0, 1]), ("NONE", 5, [0, 0], [0, 2]), ("NONE", 0, [0], [0])],
+)
+def test_checkpoints_are_those_that_each_run_writes_and_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: str, interval: int, kept: list[int], more: list[int]
+) -> None:
+    # Of one shape, so that they are tried once, and of two lengths.
+    asked = {"RA_MLA_ABLATION_STEPS": "1", "ABLATION_SEEDS": "1", "MAX_ITERS": "11", "STUDY_LENGTHS": "0.4"}
+    plan = planned(tmp_path, **asked, **{f"CHECKPOINT_KEEP_{keep}": "y", "CHECKPOINT_INTERVAL": str(interval)})
+    assert print_checks(plan) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    one = 12 * dry_run(plan.runs[0].config).params / 2**30
+    for run, line in zip(plan.runs, lines, strict=False):
+        i = 0 if run.config.train.max_iters < 5 else -1
+        assert f"checkpoints {decimal(kept[i] * one, 1)} GiB, {decimal(more[i] * one, 1)} GiB more" in line
+    in_all = sum(kept) * one
+    assert f"{decimal(in_all, 1)} GiB of checkpoints, and up to {decimal(max(more) * one, 1)} GiB more" in last
 
 
 @pytest.mark.parametrize("attention", ["baseline", "ra_v5", "mla", "ra_mla"])
@@ -372,6 +393,31 @@ def test_a_directory_that_holds_another_run_fails(tmp_path: Path) -> None:
         plan = planned(tmp_path, RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1,2")
 
 
+@pytest.mark.parametrize("name", ["provenance.json", "summary.json", "metrics.jsonl", "config"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '"', '{"identity": []}', '{"identity": {}}', "\0", "CONFIG_SEED=x"]
+)
+def test_what_make_would_refuse_of_a_run_s_records_is_one_line_and_hides_no_other_run(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    plan = planned(tmp_path, RA_MLA_ABLATION_STEPS="1", ABLATION_SEEDS="1,2,3")
+    damaged = plan.runs[1].path
+    damaged.mkdir(parents=True)
+    identity = run_identity(plan.runs[1].config, open_dataset(plan.runs[1].config.data))
+    (damaged / "provenance.json").write_text(json.dumps(provenance_of(identity)))
+    (damaged / name).write_text(f"{content}\n")
+    first, second, third = check_plan_errors(plan)
+    assert first is third is None
+    try:
+        get_ready_to_run(plan)
+    except UserError as error:
+        assert second == str(error)
+        assert str(damaged) in second and "\n" not in second
+    else:
+        assert second is None
+    assert second or name == "config" or (name, content) == ("metrics.jsonl", "")
+
+
 def check_plan_errors(plan: Plan) -> list[str | None]:
     return [check.error for check in check_plan(plan)]
 
@@ -426,7 +472,7 @@ def test_a_file_system_that_takes_nothing_fails_the_check(tmp_path: Path) -> Non
 def test_ranks_are_tried_out_without_the_others(tmp_path: Path, strategy: str, compiled: str) -> None:
     ranks = {"PROCESSES_PER_RUN": "64", "GRADIENT_ACCUMULATION_STEPS": "64", f"PARALLEL_{strategy}": "y"}
     config = tiny(tmp_path, ATTENTION_RA_V5="y", **{compiled: "y"}, **ranks).run_config()
-    assert "GiB on each of 64," in dry_run(config).describe(1)
+    assert "GiB on each of 64," in dry_run(config).describe(config.train)
     assert not torch.distributed.is_initialized()
 
 

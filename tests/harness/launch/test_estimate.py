@@ -10,11 +10,14 @@ import pytest
 
 from gpt2.assignments import Assignment
 from gpt2.config import TrainConfig
+from gpt2.data.batches import check_eval_windows, check_windows
+from gpt2.data.dataset import open_dataset
+from gpt2.data.evaluation import open_eval_datasets
 from gpt2.dotconfig import resolve
-from gpt2.run import run as run_module
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop
 from gpt2.train_ra_mla import train
+from harness.configure.gate_noise import on_noise
 from harness.configure.kconfig import overlay
 from harness.configure.plan import Plan, make_plan
 from harness.launch.estimate import (
@@ -22,7 +25,6 @@ from harness.launch.estimate import (
     Estimate,
     Failure,
     _trial,
-    checkpoints,
     estimate_plan,
     evaluations,
     print_estimates,
@@ -37,23 +39,15 @@ def planned(folder: Path, **symbols: str) -> Plan:
     return make_plan(tiny(folder, **settings))
 
 
-@pytest.mark.parametrize(
-    ("max_iters", "eval_interval", "checkpoint_interval"), [(7, 3, 2), (6, 3, 2), (5, 100, 0), (4, 1, 1), (4, 4, 4)]
-)
-def test_evaluations_and_checkpoints_are_counted_as_the_trainer_does_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_iters: int, eval_interval: int, checkpoint_interval: int
-) -> None:
-    settings = {"MAX_ITERS": max_iters, "EVAL_INTERVAL": eval_interval, "CHECKPOINT_INTERVAL": checkpoint_interval}
-    config = tiny(tmp_path, **{symbol: str(value) for symbol, value in settings.items()}, WARMUP_ITERS="0").run_config()
-    saved = []
-    save = run_module.save_checkpoint
-    monkeypatch.setattr(run_module, "save_checkpoint", lambda *a: (saved.append(a[1]), save(*a))[1])
+@pytest.mark.parametrize(("max_iters", "eval_interval"), [(7, 3), (6, 3), (5, 100), (4, 1), (4, 4)])
+def test_evaluations_are_counted_as_the_trainer_does_them(tmp_path: Path, max_iters: int, eval_interval: int) -> None:
+    settings = {"MAX_ITERS": str(max_iters), "EVAL_INTERVAL": str(eval_interval)}
+    config = tiny(tmp_path, **settings, WARMUP_ITERS="0").run_config()
     out = tmp_path / "run"
     out.mkdir()
     train(Run(config, out), Stop())
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert evaluations(config.train) == sum(line["kind"] == "eval" for line in lines)
-    assert checkpoints(config.train) == len(saved)
 
 
 def test_a_run_takes_its_parts() -> None:
@@ -108,11 +102,21 @@ def test_nothing_is_tried_where_all_is_done(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == f"{plan.directory}: all 1 runs are done\n"
 
 
-@pytest.mark.parametrize("tokenizer", ["TOKENIZER_BYTE", "TOKENIZER_GPT2"])
-def test_data_that_is_not_there_is_random_tokens_and_all_else_the_same(tmp_path: Path, tokenizer: str) -> None:
-    there = tiny(tmp_path)
-    minimal = [a for a in there.minimal() if not a.symbol.startswith(("DATASET_", "TOKENIZER_"))]
-    settings = {"DATASET_FINEWEBEDU": "y", tokenizer: "y"}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"DATASET_FINEWEBEDU": "y", "TOKENIZER_BYTE": "y"},
+        {"DATASET_FINEWEBEDU": "y", "TOKENIZER_GPT2": "y"},
+        {"DATASET_FINEWEBEDU": "y", "TOKENIZER_BYTE": "y", "EVAL_DATASETS": "a=no/where;b=b"},
+        {"DATASET_FINEWEBEDU": "y", "TOKENIZER_BYTE": "y", "EVAL_TOKENS": "32", "BATCH_SIZE": "8"},
+        {"DATASET_FINEWEBEDU": "y", "TOKENIZER_BYTE": "y", "FUSED_LOSS": "n"},
+        {"DATASET_FINEWEBEDU": "y", "TOKENIZER_BYTE": "y", "EVAL_TOKENS": "0"},
+    ],
+)
+def test_data_that_is_not_there_is_random_tokens_and_all_else_the_same(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    minimal = [a for a in tiny(tmp_path).minimal() if not a.symbol.startswith(("DATASET_", "TOKENIZER_"))]
     run, *_ = make_plan(
         resolve(minimal, [Assignment(symbol, value, "test") for symbol, value in settings.items()])
     ).runs
@@ -121,5 +125,21 @@ def test_data_that_is_not_there_is_random_tokens_and_all_else_the_same(tmp_path:
     short = {"max_iters": STEPS, "eval_interval": STEPS, "log_interval": 2, "checkpoint_interval": 0}
     assert trial.config.train == dataclasses.replace(run.config.train, **short)
     assert trial.config.optimizer == dataclasses.replace(run.config.optimizer, warmup_iters=0)
-    assert trial.config.data.dataset == "bin"
-    assert trial.config.data.vocab_size == run.config.data.vocab_size
+    # It is what a run on noise is, in another place, and with something in the place of what is evaluated besides.
+    noise = on_noise(overlay(run.resolved, [Assignment("MAX_ITERS", str(STEPS), "test")])).run_config().data
+    data, folder = trial.config.data, Path(trial.config.data.bin_dir)
+    assert (folder.parent, folder.name) == (tmp_path, Path(noise.bin_dir).name)
+    assert dataclasses.replace(data, bin_dir=noise.bin_dir, eval_datasets="") == noise
+    assert data.vocab_size == run.config.data.vocab_size
+    assert data.eval_paths.keys() == run.config.data.eval_paths.keys()
+    block_size = run.config.model.block_size
+    check_windows(open_dataset(data), block_size=block_size)
+    check_eval_windows(open_eval_datasets(data), block_size=block_size)
+
+
+def test_what_is_evaluated_besides_and_is_not_there_is_tried_too(tmp_path: Path) -> None:
+    settings = {"DATASET_FINEWEBEDU": "y", "TOKENIZER_BYTE": "y", "EVAL_DATASETS": f"books={tmp_path / 'nowhere'}"}
+    minimal = [a for a in tiny(tmp_path).minimal() if not a.symbol.startswith("DATASET_")]
+    plan = make_plan(resolve(minimal, [Assignment(symbol, value, "test") for symbol, value in settings.items()]))
+    (outcome,) = estimate_plan(plan)
+    assert isinstance(outcome, Estimate), outcome

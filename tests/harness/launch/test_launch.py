@@ -65,7 +65,7 @@ def rates(trained: Sequence[str]) -> dict[str, set[str]]:
 
 def test_arms_are_tuned_and_then_compared_at_their_best(makes: Makes) -> None:
     assert launch.run_plan(makes.plan()) == 0
-    assert len(makes.trained) == 2 * 2 + 2 * 3
+    assert len(makes.trained) == 2 * 2 * 2 + 2 * 3
     assert rates(makes.trained) == {"baseline": {"0.004"}, "mla": {"0.004"}}
     # Once more: nothing is left to tune, and another arm is tuned alone.
     assert makes.plan().trials is None

@@ -10,16 +10,19 @@ import pytest
 
 from gpt2.assignments import Assignment
 from gpt2.base.files import read_json
-from gpt2.config import TrainConfig
 from gpt2.dotconfig import resolve
 from gpt2.model import GPT
+from gpt2.run.checkpoint import bytes_held, bytes_kept, n_written
 from harness.configure.plan import Plan, make_plan
+from harness.evidence.launches import read_launches
 from harness.launch import outlook
-from harness.launch.estimate import flop_of_run, kept_bytes
+from harness.launch.estimate import estimate_plan, evaluations, flop_of_run, print_estimates
 from harness.launch.forecast import SWITCH_S, Cost, forecast
+from harness.launch.launch import run_plan
 from harness.launch.launchers import Slot
 from harness.launch.outlook import Estimate, print_outlook
 from harness.launch.prediction import NAME, hash_of_runs, predicted_wall_s, write_prediction
+from tests.tiny import tiny
 
 
 def planned(folder: Path, **symbols: str) -> Plan:
@@ -32,7 +35,7 @@ def estimate(step: str, **values: Any) -> Estimate:
     cost = Cost(shape=step, prepare_s=8, compile_s=30, train_s=100, other_s=10, save_s=4)
     known = {"runs": 4, "ms_per_step": 20.0, "eval_s": 2.0, "checkpoint_s": 4.0, "startup_s": 8.0, "compile_s": 30.0}
     known |= {"peak_mem_gib": 10.0, "run_s": 130.0, "flop": 1e15, "params": 124_000_000, "power_w": None}
-    known |= {"checkpoint_bytes": 3 << 29, "disk_bytes": 3 << 30, "cost": cost}
+    known |= {"checkpoint_bytes": 3 << 29, "disk_bytes": 3 << 30, "more_bytes": 3 << 29, "cost": cost}
     return Estimate(step=step, **known | values)  # type: ignore[arg-type]
 
 
@@ -43,13 +46,22 @@ def test_flop_are_those_of_the_model_for_every_token(tmp_path: Path) -> None:
     assert flop_of_run(config) == 7 * config.tokens_per_iter * per_token
 
 
-def test_a_finished_run_keeps_what_checkpoint_keep_says() -> None:
-    train = TrainConfig(max_iters=1000, checkpoint_interval=500)
-    once = TrainConfig(max_iters=1000, checkpoint_interval=0)
-    sizes = {"params": 10, "checkpoint_bytes": 120}
-    assert [kept_bytes(of, **sizes) for of in (train, once)] == [240, 120]
-    for keep, expected in {"all": 240, "weights": 40, "none": 0}.items():
-        assert kept_bytes(dataclasses.replace(train, checkpoint_keep=keep), **sizes) == expected
+@pytest.mark.parametrize(("keep", "interval"), [("ALL", "3"), ("WEIGHTS", "3"), ("NONE", "3"), ("NONE", "0")])
+def test_an_arm_is_said_to_write_and_leave_the_checkpoints_that_it_has(
+    tmp_path: Path, keep: str, interval: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {f"CHECKPOINT_KEEP_{keep}": "y", "CHECKPOINT_INTERVAL": interval, "MAX_ITERS": "12"}
+    plan = make_plan(tiny(tmp_path, **asked))
+    (of,) = estimate_plan(plan)
+    assert isinstance(of, Estimate)
+    train, sizes = plan.runs[0].config.train, {"whole": of.checkpoint_bytes, "weights": 4 * of.params}
+    assert of.more_bytes == bytes_held(train, **sizes) - bytes_kept(train, **sizes)
+    assert bytes_kept(train, **sizes) < of.disk_bytes < bytes_kept(train, **sizes) + 40_000, "and its records"
+    copies_s = n_written(train) * of.checkpoint_s
+    assert of.cost.other_s == pytest.approx(evaluations(train) * of.eval_s + copies_s)
+    assert (of.cost.save_s == 0) == (keep == "NONE")
+    print_outlook(plan, [of], complete=True)
+    assert ("and up to 0.0 MiB more while it trains" in capsys.readouterr().out) == (of.more_bytes == 0)
 
 
 def test_the_outlook_is_the_forecasts_and_is_kept(
@@ -116,3 +128,23 @@ def test_a_prediction_is_of_its_runs(tmp_path: Path) -> None:
     assert hash_of_runs(["a", "b"]) == hash_of_runs(["b", "a"]) != hash_of_runs(["ab"])
     write_prediction(tmp_path / "new", runs=["a"], devices=1, slots=2, wall_s=3.0)
     assert predicted_wall_s(tmp_path / "new", runs=["a"], devices=1, slots=2) == 3.0
+
+
+def test_every_stage_is_held_against_a_prediction_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials, the runs themselves, and those on noise: each is a directory of runs, whose names may be another's."""
+    monkeypatch.chdir(tmp_path)
+    tuned = {"STUDY_TUNE": "LEARNING_RATE=1e-3,2e-3", "STUDY_TUNE_SEEDS": "1001"}
+    asked = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "ra-v5-eager", "STUDY_GATE_NOISE": "1"}
+    plan = make_plan(tiny(tmp_path, ABLATION_SEEDS="1,2", **asked, **tuned))
+    trials, runs, noise = plan.stages
+    assert print_estimates(plan) == 0
+    told = {stage.directory: read_json(stage.directory / NAME) for stage in plan.stages}
+    assert run_plan(plan) == 0
+    for stage in (trials, runs, noise):
+        (launch,) = read_launches(stage.directory)
+        assert launch.predicted_s == pytest.approx(told[stage.directory]["wall_s"], abs=1e-4)
+        assert launch.runs == len(stage.runs) == sum(arm["runs"] for arm in told[stage.directory]["arms"])
+    # What has nothing left to train is not foretold again.
+    more = make_plan(tiny(tmp_path, ABLATION_SEEDS="1,2,3", **asked, **tuned))
+    assert print_estimates(more) == 0
+    assert [read_json(stage.directory / NAME) == told[stage.directory] for stage in (trials, runs, noise)] == [1, 0, 1]

@@ -20,7 +20,6 @@ from gpt2.base.files import ROOT
 from harness.configure.kconfig import DOTCONFIG
 from harness.configure.plan import Plan, make_plan, running_order
 from harness.launch.runner import run_plan
-from harness.launch.running import MetricsTail
 from tests.tiny import tiny
 
 
@@ -170,15 +169,3 @@ def test_stopped_in_the_middle_and_continued_to_the_same_losses(tmp_path: Path, 
         assert ours[name]["status"] == "done"
         assert ours[name]["val_loss"] == theirs[name]["val_loss"]
     assert ours["ra-v5-eager/seed-1"]["status"] == "done"
-
-
-def test_tail_gives_whole_lines_only(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    tail = MetricsTail(path)
-    assert list(tail.lines()) == []
-    path.write_text('{"step": 1}\n{"st')
-    assert list(tail.lines()) == [{"step": 1}]
-    with path.open("a") as file:
-        file.write('ep": 2}\n')
-    assert list(tail.lines()) == [{"step": 2}]
-    assert list(tail.lines()) == []

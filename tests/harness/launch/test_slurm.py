@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import write_json
 from gpt2.dotconfig import resolve
-from harness.configure.plan import PlannedRun, make_plan
+from harness.configure.plan import Plan, PlannedRun, make_plan
 from harness.configure.slurm import SlurmConfig, slurm_config
+from harness.evidence.launches import Launch, device_hours, launches_of
 from harness.launch import slurm, slurm_job, slurm_queue, slurm_submit
 from harness.launch.launch import run_plan
 from harness.launch.slurm_job import TRAINER, Training
@@ -247,10 +250,23 @@ def test_a_directory_that_somebody_trains_in_is_waited_for(
     assert capsys.readouterr().out == f"{TRAINING['run']}: is being trained by somebody else; waiting\n"
 
 
-def test_of_an_array_that_is_refused_as_many_are_submitted_as_are_taken(
-    tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def impatient(tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Slurm's commands, in a current directory of our own, and nothing that waits."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(slurm, "submitit", lambda: None)
+    for name in ("POLL_S", "ASK_S", "TRY_S", "STOP_S"):
+        monkeypatch.setattr(slurm, name, 0.01)
+    return commands
+
+
+DONE = {"status": "done", "val_loss": 2.5, "train_time_s": 3.0, "wall_time_s": 5.0}
+
+
+def test_of_an_array_that_is_refused_as_many_are_submitted_as_are_taken(
+    tmp_path: Path, impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = impatient
     plan = make_plan(tiny(tmp_path, LAUNCHER_SLURM="y", ABLATION_SEEDS="1-7"))
     command(commands, "scontrol", "echo 'MaxArraySize            = 5'")
     tried: list[int] = []
@@ -261,14 +277,11 @@ def test_of_an_array_that_is_refused_as_many_are_submitted_as_are_taken(
         if len(runs) > 2:
             raise NotTaken("QOSMaxSubmitJobPerUserLimit")
         for run in runs:
-            write_json(run.path / "summary.json", {"status": "done"})
+            write_json(run.path / "summary.json", DONE)
         return {run.path: f"{len(tried)}_{i}" for i, run in enumerate(runs)}
 
     command(commands, "squeue", "exit 0")
     monkeypatch.setattr(slurm, "submit", submit)
-    monkeypatch.setattr(slurm, "submitit", lambda: None)
-    for name in ("POLL_S", "ASK_S", "TRY_S"):
-        monkeypatch.setattr(slurm, name, 0.01)
     assert run_plan(plan) == 0
     assert tried == [5, 2, 5, 2, 3, 1, 2]
     assert "Slurm takes no more jobs: QOSMaxSubmitJobPerUserLimit; 5 runs wait until" in capsys.readouterr().out
@@ -289,3 +302,110 @@ def test_a_queue_that_takes_nothing_is_one_line(
     monkeypatch.setattr(slurm, "submitit", lambda: None)
     with pytest.raises(UserError, match=f"Slurm takes no job of {plan.directory}: Resource temporarily unavailable"):
         run_plan(plan)
+
+
+class Jobs:
+    """Submits every run that it is asked to, and has its job do something at once."""
+
+    def __init__(self, does: Callable[[PlannedRun], object]) -> None:
+        self.does = does
+
+    def __call__(self, _plan: object, runs: Sequence[PlannedRun], *_: object) -> dict[Path, str]:
+        for i, run in enumerate(runs):
+            write_job(run.path, f"12_{i}")
+            self.does(run)
+        return {run.path: f"12_{i}" for i, run in enumerate(runs)}
+
+
+def lines_of(plan: Plan) -> list[dict[str, Any]]:
+    path = plan.directory / "launches.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def is_known(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if value is not None and key not in ("ended", "wall_s")}
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_make_leaves_what_its_jobs_took_and_says_of_the_queue_nothing(
+    tmp_path: Path, impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], n: int
+) -> None:
+    processes = {"PROCESSES_PER_RUN": str(n), "GRADIENT_ACCUMULATION_STEPS": str(n)}
+    plan = make_plan(tiny(tmp_path, LAUNCHER_SLURM="y", ABLATION_SEEDS="1,2,3", **processes))
+    command(impatient, "scontrol", "exit 0")
+    command(impatient, "squeue", "exit 0")
+    failed = {"status": "failed", "error": "it broke"}
+    ends = {1: DONE, 2: failed, 3: DONE | {"val_loss": None, "wall_time_s": 7.0}}
+    monkeypatch.setattr(slurm, "submit", Jobs(lambda run: write_json(run.path / "summary.json", ends[run.seed])))
+    assert run_plan(plan) == 1
+    (line,) = lines_of(plan)
+    done = {"baseline/seed-1": 2.5, "baseline/seed-3": None}
+    assert is_known(line) == {"runs": 3, "done": done, "train_s": 6.0, "device_s": 12.0 * n}
+    assert line["efficiency"] is line["slots"] is line["devices"] is None and line["wall_s"] > 0
+    assert "6.0 s of training steps in " in capsys.readouterr().out
+    (launch,) = launches_of(plan.directory)
+    assert (launch.done, launch.device_s) == (done, 12.0 * n)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_make_that_is_stopped_leaves_it_too(
+    tmp_path: Path, impatient: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """Of two runs one waits in the queue; the other trains, and may end as it is told to stop."""
+    plan = make_plan(tiny(tmp_path, LAUNCHER_SLURM="y", ABLATION_SEEDS="1,2"))
+    command(impatient, "scontrol", "exit 0")
+    gone = tmp_path / "gone"
+    running = "12_0|RUNNING|n1|None\\n12_1|PENDING||Priority\\n"
+    command(impatient, "squeue", f"test -e {gone} || printf '{running}'")
+    command(impatient, "scancel", f"/usr/bin/touch {gone}")
+
+    def look(self: Any, course: Any) -> None:
+        """It is seen to train, and somebody types Ctrl-C."""
+        if ended:
+            write_json(course.run.path / "summary.json", DONE)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slurm._Ablation, "_show_lines", look)
+    monkeypatch.setattr(slurm, "submit", Jobs(lambda _: None))
+    assert run_plan(plan) == 130
+    (line,) = lines_of(plan)
+    done = {"baseline/seed-1": 2.5} if ended else {}
+    assert is_known(line) == {"runs": 1, "done": done, "train_s": 3.0 * ended, "device_s": 5.0 * ended}
+
+
+def test_a_make_whose_jobs_never_began_leaves_no_line(
+    tmp_path: Path, impatient: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tiny(tmp_path, LAUNCHER_SLURM="y"))
+    command(impatient, "scontrol", "exit 0")
+    command(impatient, "squeue", "exit 0")
+    monkeypatch.setattr(slurm, "submit", Jobs(lambda _: None))
+    assert run_plan(plan) == 1
+    assert not (plan.directory / "launches.jsonl").exists()
+
+
+def test_of_several_makes_that_follow_a_job_one_has_it(
+    tmp_path: Path, impatient: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run would be said to have been trained twice."""
+    plan = make_plan(tiny(tmp_path, LAUNCHER_SLURM="y", ABLATION_SEEDS="1,2,3"))
+    command(impatient, "scontrol", "exit 0")
+    command(impatient, "squeue", "exit 0")
+    theirs = Launch(runs=1, done={"baseline/seed-1": 2.5}, train_s=3.0, device_s=5.0, wall_s=9.0)
+    # What an earlier make trained, and somebody took away, is another matter.
+    plan.directory.mkdir(parents=True)
+    replace(theirs, done={"baseline/seed-2": 2.4}).record(plan.directory)
+
+    def does(run: PlannedRun) -> None:
+        write_json(run.path / "summary.json", DONE)
+        if run.seed == 1:
+            theirs.record(plan.directory)
+
+    monkeypatch.setattr(slurm, "submit", Jobs(does))
+    assert run_plan(plan) == 0
+    assert [list(line["done"]) for line in lines_of(plan)] == [
+        ["baseline/seed-2"],
+        ["baseline/seed-1"],
+        ["baseline/seed-2", "baseline/seed-3"],
+    ]
+    assert device_hours(launches_of(plan.directory)) == pytest.approx(20 / 3600)
