@@ -53,6 +53,8 @@ def write_study(path: Path) -> None:
         "ra-v5-eager@RA_V5_R=4": -0.002,
         "ra-v5-eager@RA_V5_R=8": -0.012,
         "mla": 0.03,
+        "placebo": 0.0005,
+        "rope": -0.1,
         "ra-mla": 0.02,
     }
     for step, delta in arms.items():
