@@ -18,7 +18,8 @@ from gpt2.base.errors import UserError, run_command
 from gpt2.base.files import write_json
 from gpt2.base.terminal import console
 from gpt2.base.text import showable
-from harness.evidence.store import device_name, load_experiment
+from harness.evidence.runs import device_name
+from harness.evidence.store import load_experiment
 from harness.measure.noise import COLUMNS, Reading, readings, table_row
 
 

@@ -13,7 +13,8 @@ from gpt2.base.text import showable
 from harness.configure.directories import configured_experiment
 from harness.evidence.comparison import write_comparison_csv
 from harness.evidence.stats import compare
-from harness.evidence.store import load_experiment, write_summary_csv
+from harness.evidence.store import load_experiment
+from harness.evidence.summary_table import write_summary_csv
 from harness.report.figures import draw_figures
 
 

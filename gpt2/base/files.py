@@ -5,18 +5,21 @@ A reader sees the old file or the new one, never a half; and what is read need n
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
+import io
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from gpt2.base.errors import UserError
+from gpt2.base.text import showable
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: where the Kconfig tree lies."""
@@ -164,3 +167,13 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not (float("-inf") < value < float("inf")):
         return None
     return value
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table atomically. None becomes an empty cell; floats keep every digit; text can be shown."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: showable(cell) if isinstance(cell, str) else cell for key, cell in row.items()})
+    write_text(path, text.getvalue())

@@ -27,10 +27,10 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, read_json
 from gpt2.base.progress import Progress, silent
 from gpt2.dotconfig import load
+from gpt2.run.records import Json, read_metrics
 from harness.configure.kconfig import overlay
 from harness.evidence.findings import Fine, Note, Said, Wrong
 from harness.evidence.parting import Parting, compare_metrics, compare_weights, counted_lines, final_weights
-from harness.evidence.store import Json, read_metrics
 
 _POLL_S = 0.2
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2.base.files import write_csv
 from harness.evidence.looks import nominal_levels
 from harness.evidence.paired import ALPHA
 from harness.evidence.registered import Block
-from harness.evidence.store import Experiment, write_csv
+from harness.evidence.store import Experiment
 
 COMPARISON_COLUMNS = (
     *("step", "reference", "metric", "n", "delta_mean", "ci_low", "ci_high", "p_value", "verdict"),

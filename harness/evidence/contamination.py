@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.evidence.stats import reference_of, some
-from harness.evidence.store import Arm, Experiment, devices, own_symbols
+from harness.evidence.references import reference_of
+from harness.evidence.runs import devices
+from harness.evidence.stats import some
+from harness.evidence.store import Arm, Experiment, own_symbols
 from harness.evidence.tuned import tuned_of
 
 RUN_SYMBOLS = {"SEED", "DATA_HASH"}

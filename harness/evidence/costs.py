@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpt2.base.text import shown
-from harness.evidence.store import Json, RunRecord, compile_ran, device_name
+from gpt2.run.records import Json
+from harness.evidence.runs import RunRecord, compile_ran, device_name
 
 NOT_RECORDED = "not recorded"
 

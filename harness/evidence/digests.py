@@ -23,24 +23,16 @@ from pathlib import Path
 
 from gpt2 import assignments, dotconfig
 from gpt2.base import errors, files
-from gpt2.base.files import write_text
+from gpt2.base.files import write_csv, write_text
 from gpt2.config import identity_hash
 from gpt2.run import records
 from gpt2.run.records import Json
 from harness.configure import arms
 from harness.configure.kconfig import list_steps
-from harness.evidence import store
-from harness.evidence.store import (
-    SUMMARY_COLUMNS,
-    RunRecord,
-    by_arm,
-    gate_shape,
-    load_run,
-    of_another_model,
-    run_directories,
-    summary_row,
-    write_csv,
-)
+from harness.evidence import runs, store, summary_table
+from harness.evidence.runs import RunRecord, gate_shape, load_run
+from harness.evidence.store import by_arm, of_another_model, run_directories
+from harness.evidence.summary_table import SUMMARY_COLUMNS, summary_row
 
 FILES = ("summary.json", "provenance.json", "metrics.jsonl", "config")
 """Of a run: all that its digest is made of."""
@@ -259,6 +251,7 @@ def _check(text: bytes) -> str:
 @functools.cache
 def _key() -> bytes:
     """A hash of what else decides what a run's files are taken for: the code that reads them, and the steps."""
-    sources = [module.__file__ for module in (assignments, dotconfig, arms, records, store)] + [__file__]
+    modules = (assignments, dotconfig, arms, records, runs, store, summary_table)
+    sources = [__file__, *(module.__file__ for module in modules)]
     paths = [*map(Path, filter(None, sources)), *(step.path for step in list_steps())]
     return hashlib.blake2b(b"\0".join(path.read_bytes() for path in paths), digest_size=32).digest()

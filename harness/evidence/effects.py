@@ -23,7 +23,8 @@ import numpy as np
 from scipy import stats
 
 from harness.evidence.paired import ALPHA, paired_test
-from harness.evidence.store import Arm, Experiment, data_hash
+from harness.evidence.runs import data_hash
+from harness.evidence.store import Arm, Experiment
 from harness.evidence.unpaired import Estimate, mover
 
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from harness.evidence.comparison import Comparison
 from harness.evidence.paired import ALPHA, MIN_SEEDS, seeds_needed
-from harness.evidence.stats import effective_slope
-from harness.evidence.store import Arm, Experiment, RunRecord
+from harness.evidence.references import effective_slope
+from harness.evidence.runs import RunRecord
+from harness.evidence.store import Arm, Experiment
 
 EFFECTS = (0.005, 0.01, 0.02)
 """Shares of compute that seeds are counted for."""

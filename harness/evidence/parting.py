@@ -17,7 +17,7 @@ from torch import Tensor
 from gpt2.base.errors import UserError
 from gpt2.base.files import read_json
 from gpt2.run.checkpoint import read_checkpoint
-from harness.evidence.store import Json, read_metrics
+from gpt2.run.records import Json, read_metrics
 
 TIMES = frozenset({"ms_per_step", "tokens_per_s", "mfu", "time_s", "shared"})
 """Keys of metrics lines that no two runs have in common."""

@@ -37,7 +37,8 @@ from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan
 from harness.evidence.gate_noise import noise_of, of_heads, superiority
 from harness.evidence.paired import MIN_SEEDS, paired_test
-from harness.evidence.store import Experiment, RunRecord
+from harness.evidence.runs import RunRecord
+from harness.evidence.store import Experiment
 
 STEPS = {"baseline": "baseline", "ra_v5": "ra-v5-eager", "ra_mla": "ra-mla", "mla": "mla"}
 """Ablation step that trains a model, by the model's name."""

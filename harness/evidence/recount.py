@@ -14,8 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpt2.run.evaluation import due_steps, tail_mean, tail_steps
-from gpt2.run.records import timed
-from harness.evidence.store import Json
+from gpt2.run.records import Json, timed
 
 _MAY_BE_NULL = {"error", "mfu", "val_bpb", "ema_val_bpb", "gates", "compile"}
 """Of a finished run's summary; the number of bytes of its text may not be known."""

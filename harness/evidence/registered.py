@@ -15,7 +15,8 @@ from datetime import datetime
 from harness.configure.kconfig import SIZE
 from harness.configure.registration import Entry
 from harness.evidence.looks import look_sizes
-from harness.evidence.store import Arm, RunRecord
+from harness.evidence.runs import RunRecord
+from harness.evidence.store import Arm
 
 UNREGISTERED = "no"
 REGISTERED = "yes"

@@ -16,10 +16,12 @@ from gpt2.run.records import read_provenance
 from harness.configure.registration import REGISTRATION, Entry
 from harness.evidence.contamination import identity
 from harness.evidence.launches import NAME, read_launches
+from harness.evidence.references import reference_of
 from harness.evidence.registered import is_named
 from harness.evidence.registration import entries_of
-from harness.evidence.stats import reference_of, some
-from harness.evidence.store import Arm, Experiment, RunRecord
+from harness.evidence.runs import RunRecord
+from harness.evidence.stats import some
+from harness.evidence.store import Arm, Experiment
 
 
 def retrained(experiment: Experiment) -> Iterator[str]:

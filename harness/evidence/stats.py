@@ -27,20 +27,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.configure.kconfig import SIZE
 from harness.evidence.comparison import Comparison, Metric
 from harness.evidence.costs import cost_facts
-from harness.evidence.effects import Effect, Slope, compute_effect, slope_of, time_effect
+from harness.evidence.effects import Effect, compute_effect, time_effect
 from harness.evidence.looks import overall_p
 from harness.evidence.paired import paired_test
+from harness.evidence.references import effective_slope, fitting, reference_of
 from harness.evidence.registered import Block, blocks_of
-from harness.evidence.store import (
-    Arm,
-    Experiment,
-    RunRecord,
-    data_hash,
-    has_clean_times,
-)
+from harness.evidence.runs import RunRecord, data_hash, has_clean_times
+from harness.evidence.store import Arm, Experiment
 from harness.evidence.verdicts import judge, margin_of, of_survivors, with_pooled_error
 
 METRICS = (
@@ -91,7 +86,7 @@ def compare_besides(experiment: Experiment) -> list[Comparison]:
     found: list[Comparison] = []
     for arm in experiment.compared:
         reference, _ = reference_of(arm, experiment)
-        for other in filter(None, (_fitting(name, arm, experiment) for name in arm.beside)):
+        for other in filter(None, (fitting(name, arm, experiment) for name in arm.beside)):
             seeds = tuple(sorted({run.seed for run in arm.done} & {run.seed for run in other.done}))
             if seeds and other is not reference:
                 pair = _Pair(arm=arm, reference=other, block=Block(seeds=seeds, sizes=(len(seeds),)), note="")
@@ -110,44 +105,6 @@ def families(experiment: Experiment) -> list[list[Metric]]:
         for name in experiment.eval_datasets
     ]
     return [*([metric] for metric in METRICS), *([sets] if sets else [])]
-
-
-def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:
-    """The reference of an arm in an experiment, and a note where it is not the best one or there is none.
-
-    A reference is the first of the arm's references that is in the experiment. Where values are swept, they have to
-    agree in what both sweep: ra-v5@LEARNING_RATE=1e-3@RA_V5_R=8 is compared with baseline@LEARNING_RATE=1e-3. Sizes are
-    never mixed.
-    """
-    wanted = [name for name in arm.references if name != arm.base]
-    for name in wanted:
-        if other := _fitting(name, arm, experiment):
-            note = "" if name == wanted[0] else f"compared with {name}: {wanted[0]}, its fair reference, was not run"
-            return other, note
-    return None, f"not compared: {' and '.join(wanted)} not run" if wanted else ""
-
-
-def _fitting(name: str, arm: Arm, experiment: Experiment) -> Arm | None:
-    """The arm of a step that another may be compared with; None where there is none."""
-    named = [other for other in experiment.compared if other.base == name]
-    fitting = [other for other in named if other.swept <= arm.swept and _size(other) == _size(arm)]
-    return max(fitting, key=lambda other: len(other.swept)) if fitting else None
-
-
-def _size(arm: Arm) -> set[str]:
-    return {label for label in arm.swept if label.startswith(f"{SIZE}=")}
-
-
-def effective_slope(arm: Arm, experiment: Experiment, metric: str) -> Slope | None:
-    """How a reference's loss falls with compute: by its own lengths, or else those of its own reference, and so on."""
-    passed: list[Arm] = []
-    at: Arm | None = arm
-    while at is not None and at not in passed:
-        if slope := slope_of(at, experiment, metric):
-            return slope
-        passed.append(at)
-        at, _ = reference_of(at, experiment)
-    return None
 
 
 def _judged(

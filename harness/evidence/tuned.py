@@ -15,7 +15,8 @@ from harness.configure.directories import seed_directory
 from harness.configure.registration import REGISTRATION
 from harness.configure.tuning import TRIALS, TUNED, Choice, Trial, Tuned, parse_tuned
 from harness.evidence.registration import entries_of
-from harness.evidence.store import Arm, Experiment, load_run
+from harness.evidence.runs import load_run
+from harness.evidence.store import Arm, Experiment
 from harness.evidence.tuning import choice_from, loss_over_seeds
 
 

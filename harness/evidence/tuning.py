@@ -9,7 +9,7 @@ from gpt2.base.errors import UserError
 from gpt2.run.records import NONFINITE
 from harness.configure.plan import Trials
 from harness.configure.tuning import Choice, Trial
-from harness.evidence.store import RunRecord, load_run
+from harness.evidence.runs import RunRecord, load_run
 
 
 def choose(trials: Trials) -> dict[str, Choice]:

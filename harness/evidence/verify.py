@@ -29,6 +29,7 @@ from gpt2.run.checkpoint import read_checkpoint, sha256_of, verified
 from gpt2.run.load import model_of
 from gpt2.run.lock import RunLock
 from gpt2.run.record import code_state
+from gpt2.run.records import Json, read_metrics
 from harness.configure.arms import label, labels, promised
 from harness.configure.kconfig import overlay
 from harness.configure.registration import REGISTRATION
@@ -38,17 +39,9 @@ from harness.evidence.launches import NAME as LAUNCHES
 from harness.evidence.recount import differ, line_errors, summary_errors
 from harness.evidence.registration import registration_errors
 from harness.evidence.retrained import retrained
-from harness.evidence.store import (
-    Experiment,
-    Json,
-    RunRecord,
-    load_experiment,
-    parts,
-    read_metrics,
-    read_settings,
-    run_directories,
-    summary_row,
-)
+from harness.evidence.runs import RunRecord, read_settings
+from harness.evidence.store import Experiment, load_experiment, parts, run_directories
+from harness.evidence.summary_table import summary_row
 from harness.evidence.tuned import tuning_errors
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from rich.text import Text
 from gpt2 import dotconfig
 from gpt2.base import terminal
 from gpt2.base.errors import UserError
-from gpt2.base.files import finite, write_json, write_text
+from gpt2.base.files import finite, write_csv, write_json, write_text
 from gpt2.base.numbers import decimal
 from gpt2.base.text import showable
 from gpt2.config import DataConfig, GPTConfig
@@ -28,9 +28,10 @@ from gpt2.data.batches import eval_set
 from gpt2.data.dataset import open_dataset
 from gpt2.data.tokenizer import TOKENIZERS, Tokenizer, load_tokenizer
 from gpt2.run.load import load_model
+from gpt2.run.records import Json
 from gpt2.symbols import padded, run_config
 from harness.configure.directories import configured_experiment
-from harness.evidence.store import Json, load_experiment, write_csv
+from harness.evidence.store import load_experiment
 from harness.heads.figures import draw_heads
 from harness.heads.measures import MIN_TOKENS, Heads, Measure, observe
 from harness.heads.page import page_tokens, render_page

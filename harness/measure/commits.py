@@ -27,7 +27,7 @@ from typing import Any
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.dotconfig import did_you_mean
-from harness.evidence.store import read_metrics
+from gpt2.run.records import read_metrics
 
 DEFCONFIG = "gpt2-ra-v5-quickstart"
 

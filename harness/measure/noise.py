@@ -18,7 +18,7 @@ from scipy import stats
 from harness.evidence.effects import compute_effect
 from harness.evidence.noise import correlation
 from harness.evidence.paired import ALPHA, seeds_needed
-from harness.evidence.stats import effective_slope, reference_of
+from harness.evidence.references import effective_slope, reference_of
 from harness.evidence.store import Arm, Experiment
 
 READINGS = {

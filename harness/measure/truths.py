@@ -17,8 +17,9 @@ from gpt2.run.records import Json, read_metrics
 from harness.configure.plan import Plan, PlannedRun
 from harness.evidence.comparison import comparison_row
 from harness.evidence.parting import TIMES, compare_metrics, compare_runs, compare_values
+from harness.evidence.runs import RunRecord, load_run
 from harness.evidence.stats import compare
-from harness.evidence.store import Experiment, RunRecord, load_experiment, load_run
+from harness.evidence.store import Experiment, load_experiment
 from harness.report.tables import loss_table
 
 SUMMARY = (

@@ -23,8 +23,9 @@ from gpt2.base import terminal
 from gpt2.base.text import showable, shown
 from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import identity, identity_differences
+from harness.evidence.runs import devices
 from harness.evidence.stats import compare
-from harness.evidence.store import Arm, Experiment, devices
+from harness.evidence.store import Arm, Experiment
 from harness.evidence.unpaired import Estimate, mover, welch
 from harness.report.numbers import DASH, effect_bounds, percent, setting, signed
 from harness.report.pages import escape_markdown, templates

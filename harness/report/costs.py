@@ -7,8 +7,9 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
+from harness.evidence.runs import compile_ran, device_name
 from harness.evidence.stats import METRICS
-from harness.evidence.store import Experiment, compile_ran, device_name
+from harness.evidence.store import Experiment
 from harness.report.style import WIDTH, Sketch, look_of, short
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from harness.evidence.comparison import Comparison
 from harness.evidence.paired import ALPHA
-from harness.evidence.stats import reference_of
+from harness.evidence.references import reference_of
 from harness.evidence.store import Experiment
 from harness.evidence.verdicts import margin_of
 from harness.report.curves import TOKENS, ZOOM, end_of, start_of, unit_of

@@ -8,9 +8,9 @@ from gpt2.base.errors import UserError
 from gpt2.base.text import shown
 from harness.configure.tuning import TRIALS
 from harness.evidence.contamination import contamination
+from harness.evidence.references import reference_of
 from harness.evidence.registration import registration_errors
 from harness.evidence.retrained import retrained
-from harness.evidence.stats import reference_of
 from harness.evidence.store import Experiment, load_experiment, run_directories
 from harness.evidence.tuned import tuning_errors
 from harness.report.study import SENTENCE

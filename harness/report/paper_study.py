@@ -21,9 +21,11 @@ from harness.evidence.gate_noise import Superiority, noise_of, of_heads, superio
 from harness.evidence.launches import Launch, device_hours, launches_of, mean_efficiency
 from harness.evidence.noise import spread_of_reruns
 from harness.evidence.quality import GATE, GATE_THRESHOLD
+from harness.evidence.references import effective_slope
 from harness.evidence.registration import entries_of
-from harness.evidence.stats import compare, effective_slope
-from harness.evidence.store import Arm, Experiment, RunRecord, data_hash, device_name, load_experiment
+from harness.evidence.runs import RunRecord, data_hash, device_name
+from harness.evidence.stats import compare
+from harness.evidence.store import Arm, Experiment, load_experiment
 from harness.evidence.tuned import tuned_of
 from harness.evidence.verdicts import margin_of
 from harness.report.doubts import doubts

@@ -30,7 +30,8 @@ from harness.evidence.comparison import Comparison, write_comparison_csv
 from harness.evidence.contamination import identity
 from harness.evidence.launches import device_hours, launches_of, mean_efficiency, mean_error
 from harness.evidence.stats import compare
-from harness.evidence.store import Experiment, write_summary_csv
+from harness.evidence.store import Experiment
+from harness.evidence.summary_table import write_summary_csv
 from harness.report.doubts import doubts
 from harness.report.figures import Drawing, draw_figures
 from harness.report.numbers import DASH, count

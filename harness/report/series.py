@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from gpt2 import layers
 from gpt2.base.settings import SettingError
 from gpt2.model_config import flops_per_token
-from harness.evidence.store import Arm, RunRecord
+from harness.evidence.runs import RunRecord
+from harness.evidence.store import Arm
 
 Value = TypeVar("Value")
 

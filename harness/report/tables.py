@@ -10,8 +10,10 @@ from harness.evidence.comparison import Comparison
 from harness.evidence.contamination import identity_differences
 from harness.evidence.noise import EFFECTS, Noise, measure_noise
 from harness.evidence.paired import ALPHA, MIN_SEEDS
-from harness.evidence.stats import compare_besides, reference_of
-from harness.evidence.store import Experiment, RunRecord, compile_ran, lines_beside_others
+from harness.evidence.references import reference_of
+from harness.evidence.runs import RunRecord, compile_ran, lines_beside_others
+from harness.evidence.stats import compare_besides
+from harness.evidence.store import Experiment
 from harness.evidence.verdicts import margin_of
 from harness.report.numbers import (
     DASH,

@@ -15,7 +15,8 @@ from rich.console import Console
 from gpt2.base.errors import UserError
 from gpt2.run.records import read_metrics, read_provenance, read_summary
 from harness.configure.plan import make_plan
-from harness.evidence.store import RunRecord, load_experiment, load_run
+from harness.evidence.runs import RunRecord, load_run
+from harness.evidence.store import load_experiment
 from harness.launch.runner import run_plan
 from harness.launch.status import print_status
 from harness.report.report import print_report, write_report

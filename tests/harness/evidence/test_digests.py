@@ -19,7 +19,9 @@ from gpt2.dotconfig import resolve
 from harness.configure.plan import Plan, make_plan
 from harness.evidence import digests
 from harness.evidence.digests import FILES, Digest, Digests, SummaryTable, digest_of
-from harness.evidence.store import load_experiment, load_run, write_summary_csv
+from harness.evidence.runs import load_run
+from harness.evidence.store import load_experiment
+from harness.evidence.summary_table import write_summary_csv
 from harness.launch.status import print_status
 from harness.measure.planning import write_as_done
 from tests.harness.evidence.test_damage import ANY_FILE, one_run

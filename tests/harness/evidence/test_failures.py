@@ -15,7 +15,8 @@ from harness.configure.plan import make_plan
 from harness.evidence.digests import Digests
 from harness.evidence.findings import FAIL
 from harness.evidence.stats import compare
-from harness.evidence.store import load_experiment, write_summary_csv
+from harness.evidence.store import load_experiment
+from harness.evidence.summary_table import write_summary_csv
 from harness.evidence.verify import verify
 from tests.tiny import tiny
 

@@ -12,7 +12,8 @@ from scipy import stats
 
 from gpt2.base.errors import UserError
 from harness.evidence.comparison import Comparison, write_comparison_csv
-from harness.evidence.stats import compare, compare_besides, reference_of
+from harness.evidence.references import reference_of
+from harness.evidence.stats import compare, compare_besides
 from harness.evidence.store import load_experiment
 from harness.report.report import verdict
 from harness.report.tables import beside_table

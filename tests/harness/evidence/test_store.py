@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2.base.errors import UserError
+from gpt2.run.records import read_metrics
 from harness.configure.directories import run_directory
-from harness.evidence.store import load_experiment, read_metrics, write_summary_csv
+from harness.evidence.store import load_experiment
+from harness.evidence.summary_table import write_summary_csv
 from tests.harness.synthetic_runs import write_ablation, write_config, write_lengths, write_reruns, write_run
 
 

@@ -24,7 +24,8 @@ from harness.configure.plan import Plan, make_plan
 from harness.evidence.again import choose, compare_again
 from harness.evidence.findings import FAIL, NOTE, OK, Finding, Fine, Note, Wrong
 from harness.evidence.recount import line_errors, summary_errors
-from harness.evidence.store import load_experiment, write_summary_csv
+from harness.evidence.store import load_experiment
+from harness.evidence.summary_table import write_summary_csv
 from harness.evidence.verify import repeatable, verify
 from scripts import verify as command
 from tests.tiny import tiny

@@ -20,7 +20,8 @@ from gpt2.run.run import Run
 from gpt2.run.stop import Stop
 from gpt2.train_ra_mla import train
 from harness.configure.plan import Plan
-from harness.evidence.store import load_experiment, write_summary_csv
+from harness.evidence.store import load_experiment
+from harness.evidence.summary_table import write_summary_csv
 from harness.launch.status import print_status
 from harness.measure import faults
 from harness.measure.makes import fault_environment, prepared

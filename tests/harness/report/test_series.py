@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.evidence.stats import reference_of
+from harness.evidence.references import reference_of
 from harness.evidence.store import Experiment, load_experiment
 from harness.report.curves import loss_against_time_figure, loss_against_tokens_figure
 from harness.report.gates import final_gates, gate_courses, gates_over_training
