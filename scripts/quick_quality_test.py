@@ -27,14 +27,13 @@ from gpt2.base.terminal import console
 from gpt2.dotconfig import load
 from harness.configure.kconfig import assignment, command_line_assignments, find_defconfig
 from harness.configure.plan import Plan
+from harness.configure.quality import STEPS, plan_quality
 from harness.evidence.quality import (
     FAIL,
     GATE_THRESHOLD,
-    STEPS,
     Quality,
     SeedResult,
     assess,
-    plan_quality,
     quality_json,
 )
 

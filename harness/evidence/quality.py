@@ -28,20 +28,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
-from gpt2.config import GPTConfig
-from gpt2.dotconfig import Resolved
 from gpt2.run.records import NONFINITE
-from harness.configure.kconfig import find_step, overlay
-from harness.configure.plan import Plan, make_plan
+from harness.configure.quality import STEPS, reference_step
 from harness.evidence.gate_noise import noise_of, of_heads, superiority
 from harness.evidence.paired import MIN_SEEDS, paired_test
 from harness.evidence.runs import RunRecord
 from harness.evidence.store import Experiment
-
-STEPS = {"baseline": "baseline", "ra_v5": "ra-v5-eager", "ra_mla": "ra-mla", "mla": "mla"}
-"""Ablation step that trains a model, by the model's name."""
 
 GATE = "w_rec"
 GATE_THRESHOLD = 0.1
@@ -115,54 +108,9 @@ class Quality:
     """PASS, FAIL or UNDECIDED."""
 
 
-def reference_of(model: str) -> str | None:
-    """The step that a model is compared with, or None."""
-    settings = {a.symbol: a.value for a in find_step(STEPS[model]).assignments()}
-    return settings["STEP_REFERENCE"].split(",")[0] or None
-
-
-_NO_STUDY = {
-    **{"ABLATION_SIZES": "", "STUDY_TUNE": "", "STUDY_LENGTHS": "", "STUDY_RERUNS": "0", "STUDY_LOOKS": "1"},
-    "STUDY_GATE_NOISE": "0",
-}
-"""A pair alone, of a configuration that asks for more."""
-
-_ALL_ON_NOISE = {"STUDY_GATE_NOISE": "100"}
-"""All of its seeds, as many as a study may have there."""
-
-
-def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) -> Plan:
-    """The runs of a test: a model and its reference over the seeds of `base`, with `overrides` on top.
-
-    Unless they name it, the experiment is quality-<model>-R<R>-<steps>, without R where the model has none. Raises
-    UserError where they do not fit.
-    """
-    steps = ",".join(filter(None, [reference_of(model), STEPS[model]]))
-    pair = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps, "ABLATION_SWEEP": "", **_NO_STUDY}
-    resolved = overlay(base, overrides, _assignments(pair))
-    if not any(a.symbol == "MODEL_NAME" for a in overrides):
-        R = f"-R{resolved.symbols['RA_V5_R']}" if model.startswith("ra") else ""
-        resolved = overlay(
-            resolved, _assignments({"MODEL_NAME": f"quality-{model}{R}-{resolved.symbols['MAX_ITERS']}"})
-        )
-    if _judges_gates(overlay(resolved, find_step(STEPS[model]).assignments()).run_config().model):
-        resolved = overlay(resolved, _assignments(_ALL_ON_NOISE))
-    return make_plan(resolved, [*resolved.minimal(), *overrides])
-
-
-def _judges_gates(model: GPTConfig) -> bool:
-    """Whether a run of this model has a w_rec to be judged: one number per head, that learns, and from 0."""
-    folds = ("lerp", "lerp_keys")
-    return model.attention in ("ra_v5", "ra_mla") and model.ra_v5_learn_w_rec and model.ra_v5_fold in folds
-
-
-def _assignments(settings: dict[str, str]) -> list[Assignment]:
-    return [Assignment(symbol, value, "quick quality test") for symbol, value in settings.items()]
-
-
 def assess(experiment: Experiment, model: str, seeds: Sequence[int]) -> Quality:
     """Judge the finished runs of a test. UserError where one ended otherwise than done or with a NaN."""
-    step, reference = STEPS[model], reference_of(model)
+    step, reference = STEPS[model], reference_step(model)
     runs = {(arm.step, run.seed): run for arm in experiment.arms for run in arm.runs}
     on_noise = noise_of(experiment)
     noise = {run.seed: run for arm in on_noise.arms for run in arm.runs if arm.step == step} if on_noise else {}
@@ -174,7 +122,7 @@ def assess(experiment: Experiment, model: str, seeds: Sequence[int]) -> Quality:
     if reference is not None:
         criteria.append(_judge_loss(results))
     asked = experiment.settings
-    is_held = asked.get("RA_V5_FOLD_DIRECT") == "y" or asked.get("RA_V5_LEARN_W_REC") == "n"  # see `_judges_gates`
+    is_held = asked.get("RA_V5_FOLD_DIRECT") == "y" or asked.get("RA_V5_LEARN_W_REC") == "n"  # as `plan_quality` has it
     if any(result.w_rec is not None for result in results) and not is_held:
         criteria.append(_judge_gates(results))
     verdicts = [criterion.verdict for criterion in criteria]

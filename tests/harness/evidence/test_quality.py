@@ -18,6 +18,7 @@ from gpt2.dotconfig import load, resolve
 from gpt2.run.records import NONFINITE
 from harness.configure.kconfig import find_defconfig, overlay
 from harness.configure.plan import Plan
+from harness.configure.quality import plan_quality, reference_step
 from harness.evidence.gate_noise import superiority
 from harness.evidence.quality import (
     FAIL,
@@ -25,8 +26,6 @@ from harness.evidence.quality import (
     UNDECIDED,
     Quality,
     assess,
-    plan_quality,
-    reference_of,
 )
 from harness.evidence.store import load_experiment
 from scripts import quick_quality_test
@@ -48,7 +47,7 @@ def plan(model: str, **symbols: str) -> Plan:
     ("model", "reference"), [("baseline", None), ("ra_v5", "baseline"), ("ra_mla", "mla"), ("mla", "baseline")]
 )
 def test_each_model_has_the_reference_its_step_names(model: str, reference: str | None) -> None:
-    assert reference_of(model) == reference
+    assert reference_step(model) == reference
     made = plan(model, ABLATION_SEEDS="1,2")
     pair = [reference, model] if reference else [model]
     assert [run.config.model.attention for run in made.runs] == pair * 2
