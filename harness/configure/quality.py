@@ -13,7 +13,6 @@ from harness.configure.plan import Plan, make_plan
 STEPS = {"baseline": "baseline", "ra_v5": "ra-v5-eager", "ra_mla": "ra-mla", "mla": "mla"}
 """Ablation step that trains a model, by the model's name."""
 
-
 _NO_STUDY = {
     **{"ABLATION_SIZES": "", "STUDY_TUNE": "", "STUDY_LENGTHS": "", "STUDY_RERUNS": "0", "STUDY_LOOKS": "1"},
     "STUDY_GATE_NOISE": "0",
