@@ -189,11 +189,16 @@ def tuned(experiment: Experiment) -> list[Tuned]:
 
 
 def edges(experiment: Experiment) -> list[str]:
-    """A sentence for each arm whose best value is the least or the greatest that was tried."""
+    """A sentence for each symbol of which an arm's best value is the least or the greatest that was tried."""
+    at_edge: dict[str, list[Tuned]] = {}
+    for t in tuned(experiment):
+        if t.at_edge:
+            at_edge.setdefault(t.symbol, []).append(t)
     return [
-        f"{t.step}: the best {t.symbol} that was tried, {t.best}, is at the edge of what was: {', '.join(t.losses)}"
-        for t in tuned(experiment)
-        if t.at_edge
+        f"{symbol}: the best that was tried is at the edge of what was, {min(values, key=float)} to "
+        f"{max(values, key=float)}, for {', '.join(f'{t.step} ({t.best})' for t in found)}"
+        for symbol, found in at_edge.items()
+        if (values := [value for t in found for value in t.losses])
     ]
 
 
