@@ -17,8 +17,9 @@ from typing import Any
 
 from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
+from gpt2.base.text import shown
 from gpt2.config import DATA_PATHS, RunConfig, is_of_a_run
-from gpt2.dotconfig import Resolved, file_of
+from gpt2.dotconfig import Resolved, did_you_mean, file_of
 from harness.configure.kconfig import SIZE, Size, Step, list_steps, note, overlay
 from harness.configure.study import StudyConfig, Sweep
 
@@ -53,9 +54,12 @@ def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], 
     Raises UserError where a swept value makes no difference to any of them.
     """
     arms: list[Arm] = []
+    parts: list[Step | Size] = [*sizes, *steps]
+    for of in parts:
+        _refuse_what_is_no_arms(of)
     for size in sizes or (None,):
         for step in steps or (None,):
-            arm = Arm(name="", layers=tuple(tuple(of.assignments()) for of in (size, step) if of))
+            arm = Arm(name="", layers=tuple(tuple(part.assignments()) for part in (size, step) if part))
             name = step.name if step else overlay(base, *arm.layers).run_config().model.attention.replace("_", "-")
             if base.symbols.get("STUDY_COMPILE"):
                 arm = arm.with_settings(COMPILED)
@@ -70,6 +74,20 @@ def compared_arms(base: Resolved, steps: Sequence[Step], sizes: Sequence[Size], 
                 f"{', '.join(arm.name for arm in arms)}"
             )
     return arms
+
+
+def _refuse_what_is_no_arms(of: Step | Size) -> None:
+    """Raise UserError for what a fragment sets that makes no arm, or where it names a step that there is not."""
+    known = [step.name for step in list_steps()]
+    for a in of.assignments():
+        if a.symbol in ("STEP_REFERENCE", "STEP_BESIDE"):
+            for name in filter(None, map(str.strip, a.value.split(","))):
+                if name not in known:
+                    raise UserError(f"{a.origin}: {a}: there is no step {shown(name)}{did_you_mean(name, known)}")
+        elif a.symbol == SIZE or (isinstance(of, Step) and a.symbol.startswith("STEP_")):
+            continue
+        elif a.symbol in ("SEED", "RERUN") or file_of(a.symbol) in ("Kconfig", "harness/Kconfig"):
+            raise UserError(f"{a.origin}: {a}: is of no single arm: it belongs into the experiment's own configuration")
 
 
 def _as_asked(base: Resolved, arm: Arm, step: Step) -> Arm:
@@ -121,7 +139,7 @@ def labels(name: str) -> dict[str, str]:
 
 def promised(name: str, settings: Mapping[str, str]) -> list[Sequence[Assignment]]:
     """What a directory of that name promises of the configuration in it, in layers: what its step sets, what the study
-    lays over every step, and what the name says.
+    lays over every step, and what the name says. Where there are no steps, arms are called by their attention.
 
     Of the study's settings not all are in the name: STUDY_COMPILE is not, and of swept and tuned ones neither paths nor
     what the arm alone got. The values of these are taken from `settings`, the configuration's own.
@@ -132,8 +150,12 @@ def promised(name: str, settings: Mapping[str, str]) -> list[Sequence[Assignment
         for part in settings.get(study, "").split(";")
     }
     said = {symbol: value for symbol, value in labels(name).items() if symbol not in PATHS}
+    base = name.partition("@")[0]
+    attention = f"ATTENTION_{base.replace('-', '_').upper()}"
+    of_attention = [Assignment(attention, "y", "the directory's name")] if attention in settings else []
     return [
-        fragment(name.partition("@")[0]),
+        [Assignment("RERUN", "0", "the directory's name")] if "RERUN" in settings else [],
+        of_attention if settings.get("RA_MLA_ABLATION_MODE") == "n" else fragment(base),
         [COMPILED] if settings.get("STUDY_COMPILE") == "y" else (),
         [Assignment(symbol, settings[symbol], "config") for symbol in sorted(free & settings.keys())],
         [Assignment(symbol, value, "the directory's name") for symbol, value in said.items()],

@@ -46,6 +46,13 @@ def _ended_before(experiment: Experiment) -> Iterator[str]:
     here = {run.name for run in experiment.runs if run.status in ("done", "damaged")}
     if twice := [f"{name} ({', '.join(map(str, losses))})" for name, losses in ends.items() if len(losses) > 1]:
         yield f"runs that had finished were taken away and trained again, with these losses, by {NAME}: {some(twice)}"
+    losses_here = {run.name: run.value("val_loss") for run in experiment.runs if run.status == "done"}
+    if other := [
+        f"{name} ({losses[-1]}, and here {losses_here[name]})"
+        for name, losses in ends.items()
+        if name in losses_here and None not in (losses[-1], losses_here[name]) and losses[-1] != losses_here[name]
+    ]:
+        yield f"runs that had finished have other losses here than by {NAME}: {some(other)}"
     if gone := [f"{name} ({losses[-1]})" for name, losses in ends.items() if name not in here]:
         yield f"runs that had finished, with these losses, are not here any more, by {NAME}: {some(gone)}"
 

@@ -118,6 +118,8 @@ def _config(run: Evidence) -> Said:
         found = run.settings.get(symbol)
         if found is None or label(symbol, found) != value:
             yield Wrong(f"{path}: CONFIG_{symbol} is {found}, and {value} by the directory's name")
+    if "RERUN" not in labels(run.path.parent.name) and run.settings.get("RERUN", "0") != "0":
+        yield Wrong(f"{path}: CONFIG_RERUN is {run.settings['RERUN']}, and 0 by the directory's name")
     if run.resolved is None or run.config is None:
         if run.provenance is not None and not run.by_this_code:
             yield Note(f"of another version, and not resolved: {run.unresolved}")
@@ -256,6 +258,8 @@ def _checkpoint(run: Evidence, path: Path, *, is_last: bool) -> Said:
     found = {name: state.get(name) for name in ("train_loss", "val_loss", "overflows")}
     found |= {"iters": step, "params": model.num_params()}
     found["gates"] = model.gate_records()
+    if "flops_per_token" in run.summary:  # of earlier versions it is not
+        found["flops_per_token"] = model.flops_per_token()
     for name, value in found.items():
         for text in differ(name, run.summary.get(name), value):
             yield Wrong(f"{run.path / 'summary.json'}: {text} by {path}")

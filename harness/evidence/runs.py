@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -119,7 +120,10 @@ def load_run(directory: Path, step: str, seed: int) -> RunRecord:
             settings=read("config", read_settings) or {},
         )
         if reason := _belongs_elsewhere(record):
-            raise UserError(f"{directory}: {reason}: it was trained as another run, and has been put here")
+            raise UserError(
+                f"{directory}: {reason}: it was trained as another run, and has been put here, or the fragment of its "
+                "step has changed since"
+            )
         hashes = [of["config_hash"] for of in (record.summary, record.provenance) if of and "config_hash" in of]
         if len(set(hashes)) > 1:
             raise UserError(f"{directory / 'summary.json'}: config_hash is not that of provenance.json: of another run")
@@ -148,8 +152,15 @@ def _unlike(record: RunRecord, promises: Iterable[Assignment]) -> list[tuple[str
     return [
         (a.symbol, a.value)
         for a in promises
-        if not a.symbol.startswith("STEP_") and record.settings.get(a.symbol, a.value) != a.value
+        if not a.symbol.startswith("STEP_") and not _is_same(record.settings.get(a.symbol, a.value), a.value)
     ]
+
+
+def _is_same(a: str, b: str) -> bool:
+    """Whether two texts are of one value: 0.0 is 0.00."""
+    with contextlib.suppress(ValueError):
+        return float(a) == float(b)
+    return a == b
 
 
 def read_settings(path: Path) -> dict[str, str]:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from gpt2.dotconfig import resolve
 from harness.configure import kconfig
+from harness.configure.plan import make_plan
 from harness.configure.randconfig import random_configuration
 from scripts import list_sizes, list_steps
 from scripts.kconfig import list_shipped
@@ -150,3 +152,27 @@ def test_defconfigs_are_listed_whatever_is_in_them(
     assert [line.rstrip() for line in lines if "mine" in line] == (
         [] if title is None else [f"mine {'':23} {title}".rstrip()]
     )
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "text", "said"),
+    [
+        ("steps", "22-mine", "CONFIG_SEED=5\n", r"22-mine\.config:1: CONFIG_SEED=5: is of no single arm"),
+        ("steps", "22-mine", "CONFIG_RERUN=1\n", r"CONFIG_RERUN=1: is of no single arm"),
+        ("steps", "22-mine", 'CONFIG_MODEL_NAME="x"\n', r"CONFIG_MODEL_NAME=\"x\": is of no single arm"),
+        ("steps", "22-mine", 'CONFIG_ABLATION_SEEDS="9"\n', r"CONFIG_ABLATION_SEEDS=\"9\": is of no single arm"),
+        ("steps", "22-mine", 'CONFIG_STEP_REFERENCE="selfi"\n', r"there is no step selfi"),
+        ("steps", "22-mine", 'CONFIG_STEP_BESIDE="rope,ropy"\n', r"there is no step ropy; did you mean rope\?"),
+        ("sizes", "mine", 'CONFIG_STEP_TITLE="x"\n', r"CONFIG_STEP_TITLE=\"x\": is of no single arm"),
+        ("sizes", "mine", 'CONFIG_STUDY_LENGTHS="0.5"\n', r"CONFIG_STUDY_LENGTHS=\"0\.5\": is of no single arm"),
+    ],
+)
+def test_a_fragment_sets_what_is_of_its_arm_alone(
+    defconfigs: Path, folder: str, name: str, text: str, said: str
+) -> None:
+    (defconfigs / folder / f"{name}.config").write_text(text)
+    steps = "1,22" if folder == "steps" else "1,2"
+    asked = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": steps}
+    asked |= {"ABLATION_SIZES": "mine"} if folder == "sizes" else {}
+    with pytest.raises(UserError, match=said):
+        make_plan(resolve([Assignment(symbol, value, "test") for symbol, value in asked.items()]))

@@ -358,6 +358,18 @@ def test_make_verify_looks_at_it_too(lab: Lab, cheat: Callable[[Lab], None], fou
     assert verified(lab.path) == found
 
 
+def test_a_run_that_is_not_the_one_that_ended_there_is_told(lab: Lab) -> None:
+    path = lab.path / "launches.jsonl"
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    name, loss = next((name, loss) for of in lines for name, loss in of["done"].items())
+    for of in lines:
+        of["done"] = {key: loss + 0.5 if key == name else value for key, value in of["done"].items()}
+    path.write_text("".join(json.dumps(of) + "\n" for of in lines))
+    (said,) = retrained(load_experiment(lab.path))
+    assert said.startswith("runs that had finished have other losses here than by launches.jsonl: ")
+    assert said.endswith(f"{name} ({loss + 0.5}, and here {loss})")
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_nothing_is_said_of_who_has_not_finished_yet(lab: Lab, n: int) -> None:
     for run in running_order(lab.plan().runs)[n:]:

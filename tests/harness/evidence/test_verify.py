@@ -341,6 +341,11 @@ TAMPERINGS: dict[str, tuple[Tamper, str, str]] = {
         "checkpoints",
         r"summary\.json: gates is .*, and should be .*step-00000017\.pt",
     ),
+    "another number of operations": (
+        lambda r: edit(r / "summary.json", "flops_per_token", to=12),
+        "checkpoints",
+        r"summary\.json: flops_per_token is 12, and should be \d+ by .*step-00000017\.pt",
+    ),
     "another number of parameters": (
         lambda r: edit(r / "summary.json", "params", to=1000),
         "checkpoints",
