@@ -17,7 +17,7 @@ from pathlib import Path
 from gpt2.base.errors import UserError, run_command
 from gpt2.base.terminal import progress_bar
 from harness.configure.directories import configured_experiment
-from harness.evidence.again import choose, repeat, took_s
+from harness.evidence.again import choose, is_of_a_device_here, repeat, took_s
 from harness.evidence.findings import FAIL, NOTE, OK, Finding, findings
 from harness.evidence.verify import repeatable, verify
 from harness.launch.signals import sigterm_is_ctrl_c
@@ -38,7 +38,8 @@ def main() -> int:
     if args.run is not None and experiment / args.run not in runs:
         raise UserError(f"--run {args.run}: is no run of {experiment} that is finished, of this version, with its data")
     seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
-    run = experiment / args.run if args.run else choose(runs, seed=seed, most_s=60 * args.minutes)
+    alike = {path: summary for path, summary in runs.items() if is_of_a_device_here(path)}
+    run = experiment / args.run if args.run else choose(alike, seed=seed, most_s=60 * args.minutes)
 
     print(experiment)
     outcomes = Counter(map(show, verify(experiment)))
@@ -50,7 +51,8 @@ def main() -> int:
             outcomes.update(map(show, findings(name, "again", run, repeat(run, report))))
     elif not args.no_train:
         print(
-            f"No run is trained again: none is finished, of this version, with its data and below {args.minutes:g} min"
+            "No run is trained again: none is finished, of this version, with its data, trained on such a device as is "
+            f"here, and below {args.minutes:g} min"
         )
     print(", ".join(f"{outcomes[outcome]} {outcome}" for outcome in (OK, NOTE, FAIL)))
     return 1 if outcomes[FAIL] else 0

@@ -27,6 +27,7 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT, read_json
 from gpt2.base.progress import Progress, silent
 from gpt2.dotconfig import load
+from gpt2.machine.device import select_device
 from gpt2.run.records import Json, read_metrics
 from harness.configure.kconfig import overlay
 from harness.evidence.findings import Fine, Note, Said, Wrong
@@ -86,6 +87,15 @@ def choose(runs: dict[Path, Json], *, seed: int, most_s: float) -> Path | None:
     """One of the runs, given with their summaries, that took at most `most_s`; None if none did."""
     short = sorted(run for run, summary in runs.items() if took_s(summary) <= most_s)
     return random.Random(seed).choice(short) if short else None
+
+
+def is_of_a_device_here(run: Path) -> bool:
+    """Whether a run would be trained again on such a device as it was: elsewhere minutes may be hours."""
+    try:
+        here = select_device(load(run / "config").run_config().train.device).type
+    except UserError:  # there is none
+        return False
+    return bool(read_json(run / "provenance.json")["hardware"]["device"] == here)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def contamination(experiment: Experiment) -> list[str]:
             ]
     dirty = [run.name for run in experiment.runs if run.provenance is not None and run.provenance["code"]["dirty"]]
     if dirty:
-        found.append(f"the code had uncommitted changes, kept in provenance.json: {some(dirty)}")
+        found.append(f"the code had uncommitted changes, of which provenance.json tells: {some(dirty)}")
     return found
 
 

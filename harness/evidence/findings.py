@@ -53,7 +53,7 @@ def findings(run: str, name: str, path: Path, check: Said) -> Iterator[Finding]:
             said.append(text)
     except (UserError, OSError) as error:
         said.append(Wrong(error))
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = f"{type(error).__name__}: {one_line(error)}"
         said.append(Wrong(f"{path}: a record is not as docs/results.md has it: {what}"))
     wrong = [text for text in said if isinstance(text, Wrong)]

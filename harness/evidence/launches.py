@@ -112,8 +112,12 @@ def _launch(text: bytes) -> Launch | None:
     values: dict[str, Any] = {name: line.get(name) for name in (*shares, "runs", "train_s", "wall_s")}
     if not all(is_finite(value) and value >= 0 for value in values.values()) or not values["wall_s"]:
         return None
+    if "slots" in shares and not values["slots"]:
+        return None
     maybe: dict[str, Any] = {name: line.get(name) for name in ("predicted_s", "ready_s")}
     if not all(value is None or (is_finite(value) and value > 0) for value in maybe.values()):
+        return None
+    if maybe["predicted_s"] is not None and not 1e-9 < maybe["predicted_s"] / values["wall_s"] < 1e9:
         return None
     done = line.get("done")
     if not isinstance(done, Mapping) or not all(loss is None or is_finite(loss) for loss in done.values()):

@@ -82,13 +82,13 @@ def compare(experiment: Experiment) -> list[Comparison]:
 
 def compare_besides(experiment: Experiment) -> list[Comparison]:
     """The validation loss of arms against those that they are held against besides (STEP_BESIDE): over all seeds that
-    both have finished, adjusted for nothing, and without verdict."""
+    both have, adjusted for nothing, and without verdict."""
     found: list[Comparison] = []
     for arm in experiment.compared:
         reference, _ = reference_of(arm, experiment)
         for other in filter(None, (fitting(name, arm, experiment) for name in arm.beside)):
-            seeds = tuple(sorted({run.seed for run in arm.done} & {run.seed for run in other.done}))
-            if seeds and other is not reference:
+            seeds = tuple(sorted({run.seed for run in arm.runs} & {run.seed for run in other.runs}))
+            if seeds and other not in (arm, reference):
                 pair = _Pair(arm=arm, reference=other, block=Block(seeds=seeds, sizes=(len(seeds),)), note="")
                 found.append(_compare(pair, METRICS[0], experiment, 1))
     return found

@@ -202,7 +202,7 @@ def _alike(runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in text.replace(" ", "").split(",") if name]
+    return [name for name in dict.fromkeys(text.replace(" ", "").split(",")) if name]
 
 
 def own_symbols(arm: Arm) -> set[str]:

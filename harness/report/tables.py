@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2.base.numbers import decimal
@@ -44,6 +44,9 @@ class Table:
     note: str = ""
     """One paragraph below it."""
 
+    remarks: Sequence[str] = ()
+    """On single rows, each a line that begins with its step: a column of them would push numbers out of sight."""
+
 
 def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
     """The losses of each arm and its reference: what the verdict rests on."""
@@ -72,7 +75,6 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         columns["look"] = [c.look for c in losses]
     columns["registered"] = [c.registered for c in losses]
     columns.setdefault("verdict", verdicts)
-    columns["note"] = [c.note for c in losses]
     in_compute = (
         " Compute: by how much more compute the reference would have come to that loss, by the slope over its lengths; "
         "higher is better." * (IN_COMPUTE in columns)
@@ -86,6 +88,7 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         columns=list(columns),
         rows=[list(row) for row in zip(*columns.values(), strict=True)],
         text_columns=2,
+        remarks=_remarks(losses, titles),
         note="Differences in nats/token, step minus reference, paired by seed: lower is better. Interval and p are "
         "Student's, two-sided; p (Holm) is adjusted over the steps, and the verdict goes by it at "
         f"{ALPHA} with at least {MIN_SEEDS} seeds. Detectable: the true difference that so many seeds of this spread "
@@ -93,6 +96,15 @@ def loss_table(experiment: Experiment, losses: Sequence[Comparison]) -> Table:
         f"lies within {100 * margin_of(experiment):.3g} % of compute.{in_compute}{unknown}{looks} "
         "Registered: arm, reference and seeds were written down before these runs began; an amendment was later.",
     )
+
+
+def _remarks(comparisons: Sequence[Comparison], titles: Mapping[str, str]) -> list[str]:
+    """What is to be known of single comparisons, those of which the same is to be said together."""
+    of_note: dict[str, dict[str, None]] = {}
+    for c in comparisons:
+        if c.note:
+            of_note.setdefault(c.note, {})[titles[c.step]] = None
+    return [f"{', '.join(steps)}: {note}." for note, steps in of_note.items()]
 
 
 def beside_table(experiment: Experiment) -> Table | None:
@@ -103,7 +115,7 @@ def beside_table(experiment: Experiment) -> Table | None:
     titles = {arm.step: arm.title for arm in experiment.arms}
     return Table(
         title="What one arm adds to another",
-        columns=["step", "beside", "n", "Δ loss", "95 % interval", "p", IN_COMPUTE, ITS_INTERVAL, "note"],
+        columns=["step", "beside", "n", "Δ loss", "95 % interval", "p", IN_COMPUTE, ITS_INTERVAL],
         rows=[
             [
                 titles[c.step],
@@ -114,13 +126,14 @@ def beside_table(experiment: Experiment) -> Table | None:
                 p_value(c.p_value),
                 percent(c.compute),
                 effect_interval(c),
-                c.note,
             ]
             for c in found
         ],
         text_columns=2,
-        note="As above, over all seeds that both have finished, adjusted for nothing: no verdict rests on it. RA v5 "
-        "beside the gated baseline is what reciprocity adds to a learned temperature.",
+        remarks=_remarks(found, titles),
+        note="As above, over all seeds that both have finished, adjusted for nothing: no verdict rests on it."
+        + " RA v5 beside the gated baseline is what reciprocity adds to a learned temperature."
+        * any(c.reference.startswith("gated-baseline") for c in found),
     )
 
 
@@ -168,6 +181,7 @@ def noise_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Ta
 def cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Table:
     """Time and memory of each arm and its reference."""
     titles = {arm.step: arm.title for arm in experiment.arms}
+    found = [c for c in comparisons if c.metric.name in ("ms_per_step", "peak_mem_gib") and c.n > 0]
     rows = [
         [
             titles[c.step],
@@ -178,16 +192,15 @@ def cost_table(experiment: Experiment, comparisons: Sequence[Comparison]) -> Tab
             DASH if c.relative is None else f"{signed(100 * c.relative, 2)} %",
             interval_percent(c),
             c.verdict,
-            c.note,
         ]
-        for c in comparisons
-        if c.metric.name in ("ms_per_step", "peak_mem_gib") and c.n > 0
+        for c in found
     ]
     return Table(
         title="Cost against the reference",
-        columns=["step", "reference", "of", "n", "reference's", "Δ %", "95 % interval", "verdict", "note"],
+        columns=["step", "reference", "of", "n", "reference's", "Δ %", "95 % interval", "verdict"],
         rows=rows,
         text_columns=3,
+        remarks=_remarks(found, titles),
         note="Lower is better. Equivalent: the whole interval lies within 1 %. Costs are compared only where both "
         "sides ran on the same device, with the same threads, versions, kernel of attention and compilation. "
         "Throughput and training time: comparison.csv.",

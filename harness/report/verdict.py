@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from gpt2.base.numbers import decimal
@@ -39,13 +40,27 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
     if few:
         said = "; ".join(f"{titles[c.step]} ({', '.join(filter(None, [count(c.n, 'seed'), _failed(c)]))})" for c in few)
         groups.append(f"Undecided with fewer than {MIN_SEEDS} seeds, which can show no difference: {said}.")
-    open_ones = [c.detectable for c in tested if c.verdict == "undecided" and c.detectable is not None and c not in few]
+    open_ones = [c for c in tested if c.verdict == "undecided" and c.detectable is not None and c not in few]
     if open_ones:
-        low, high = (decimal(limit(open_ones), 4) for limit in (min, max))
+        sizes = [c.detectable or 0.0 for c in open_ones]
+        low, high = (decimal(limit(sizes), 4) for limit in (min, max))
         size = low if low == high else f"{low} to {high}"
         where = f"Where undecided{f' with {MIN_SEEDS} seeds or more' * bool(few)}"
-        groups.append(f"{where}, these seeds would probably have shown a difference of {size} nats/token.")
+        groups.append(
+            f"{where}, these seeds would probably have shown a difference of {size} nats/token{_worth(open_ones)}."
+        )
     return " ".join(filter(None, [*groups, *_waits(tested, titles)]))
+
+
+def _worth(open_ones: Sequence[Comparison]) -> str:
+    """What differences that would have been shown are worth in compute; nothing where that is not known of all."""
+    # What a comparison itself is worth tells its slope: compute = exp(-difference / slope) - 1.
+    slopes = [-(c.delta_mean or 0.0) / math.log1p(c.compute) if c.compute else None for c in open_ones]
+    worth = [math.expm1((c.detectable or 0.0) / of) for c, of in zip(open_ones, slopes, strict=True) if of]
+    if not worth or len(worth) < len(open_ones):
+        return ""
+    ends = (f"{100 * limit(worth):.2g}" for limit in (min, max))
+    return f", which is {' to '.join(dict.fromkeys(ends))} % of compute"
 
 
 def _waits(tested: Sequence[Comparison], titles: dict[str, str]) -> Iterator[str]:
