@@ -19,6 +19,7 @@ from gpt2.base.files import write_json
 from gpt2.base.terminal import console, progress_bar
 from gpt2.machine.device import DTYPES, device_name, select_device, set_precision
 from gpt2.machine.sharing import have_alone
+from harness.configure.arguments import count_of
 from harness.configure.kconfig import refuse_assignments
 from harness.measure.loss import Head, benchmark_loss
 from harness.measure.timing import measured_on
@@ -27,11 +28,13 @@ from harness.measure.timing import measured_on
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the loss of a language model, forward and backward.")
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
-    parser.add_argument("--tokens", type=int)
-    parser.add_argument("--n-embd", type=int)
-    parser.add_argument("--vocab-size", type=int)
+    parser.add_argument("--tokens", type=count_of("--tokens", 1))
+    parser.add_argument("--n-embd", type=count_of("--n-embd", 1))
+    parser.add_argument("--vocab-size", type=count_of("--vocab-size", 2))
     parser.add_argument("--dtype", choices=list(DTYPES))
-    parser.add_argument("--repeats", type=int, default=30, help="measurements of each (default %(default)s)")
+    parser.add_argument(
+        "--repeats", type=count_of("--repeats", 2), default=30, help="measurements of each (default %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     refuse_assignments("bench", instead="; python -m scripts.benchmark_loss has options (--help)")

@@ -85,8 +85,8 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> bool:
         return False
     if differ:
         raise AnotherRun(
-            f"{directory}: holds another run: {'; '.join(differ)}. Choose another CONFIG_MODEL_NAME, or remove it"
-            f"{_how_to_train_longer(directory, theirs, ours)}"
+            f"{directory}: holds another run: {'; '.join(differ)}. Choose another CONFIG_MODEL_NAME "
+            f"(make MODEL_NAME=...), or remove it{_how_to_train_longer(directory, theirs, ours)}"
         )
     return True
 

@@ -20,6 +20,17 @@ def names_of(flag: str, known: Collection[str]) -> Callable[[str], list[str]]:
     return parse
 
 
+def count_of(flag: str, least: int) -> Callable[[str], int]:
+    """An argparse `type`: a whole number, `least` or more. UserError for anything else."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and least <= int(text) < 2**31):
+            raise UserError(f"{flag} {text}: must be a whole number, {least} or more")
+        return int(text)
+
+    return parse
+
+
 def counts_of(flag: str) -> Callable[[str], list[int]]:
     """An argparse `type`: whole numbers above 0, separated by commas. UserError for anything else."""
 

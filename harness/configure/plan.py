@@ -19,7 +19,8 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import write_text
 from gpt2.base.text import shown
 from gpt2.config import OptimizerConfig, RunConfig, does_something
-from gpt2.dotconfig import Resolved, resolve_each
+from gpt2.dotconfig import Resolved, resolve_each, settable_symbols
+from gpt2.model_config import BUILT_IN
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
 from harness.configure.arms import Arm, beside, compared_arms, references, refuse_sweep, refuse_the_same_twice
@@ -292,10 +293,19 @@ def plan_with(base: Resolved, settings: Sequence[Assignment]) -> Plan:
     resolved = overlay(base, settings)
     plan = make_plan(resolved, [*resolved.minimal(), *settings])
     for setting in settings:
-        if setting.value and not any(does_something(setting.symbol, run.config.identity()) for run in plan.arms):
+        if setting.value and not _does_something(setting.symbol, plan.arms):
             note(f"{setting.symbol}={shown(setting.value)} does nothing in any of the runs that are asked for")
     _note_less_noise(plan)
     return plan
+
+
+def _does_something(symbol: str, arms: Sequence[PlannedRun]) -> bool:
+    """Whether a setting can make a difference to a run of any of these arms."""
+    variants = [name.removeprefix("ATTENTION_") for name in settable_symbols() if name.startswith("ATTENTION_")]
+    whose = max((name for name in variants if symbol.startswith(f"{name}_")), key=len, default="").lower()
+    if whose and whose not in BUILT_IN:
+        return any(run.config.model.attention == whose for run in arms)
+    return any(does_something(symbol, run.config.identity()) for run in arms)
 
 
 def _note_less_noise(plan: Plan) -> None:

@@ -206,6 +206,15 @@ def _list_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(kind, value))
 
 
+def _is_tuning(value: Any) -> bool:
+    symbols = value.get("symbols") if isinstance(value, dict) else None
+    return (
+        isinstance(symbols, dict)
+        and all(map(_list_of(TEXT.fits), symbols.values()))
+        and _list_of(WHOLE.fits)(value.get("seeds"))
+    )
+
+
 _KEYS: Mapping[str, Kind] = {
     "when": Kind("a time with its zone, ISO 8601", _is_time),
     "question": LINE,
@@ -219,7 +228,7 @@ _KEYS: Mapping[str, Kind] = {
     "looks": Kind("a whole number, 1 at least", lambda value: WHOLE.fits(value) and value >= 1),
     "lengths": Kind("a list of numbers", _list_of(is_finite)),
     "reruns": WHOLE,
-    "tuning": or_null(OBJECT),
+    "tuning": or_null(Kind("symbols, each with a list of values, and a list of seeds", _is_tuning)),
     "sizes": Kind("a list of names", _list_of(TEXT.fits)),
     "hashes": OBJECT,
     "previous": or_null(TEXT),

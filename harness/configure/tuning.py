@@ -151,7 +151,7 @@ def parse_tuned(path: Path) -> Tuned:
             seeds=tuple(map(int, content["seeds"])),
             choices={str(arm): _choice(of) for arm, of in content["arms"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: is not what docs/results.md says of it: {shown(repr(error), 200)}") from None
 
 

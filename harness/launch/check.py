@@ -65,7 +65,7 @@ def check_plan(plan: Plan) -> Iterator[Check]:
         try:
             data = describe_data(run.config)
             if isinstance(outcome, DryRun):
-                _look_at_place(run, known[run.path.parents[1]])
+                look_at_place(run, known[run.path.parents[1]])
         except UserError as error:
             outcome = str(error)
         except OSError as error:
@@ -221,7 +221,7 @@ def _look_at_directory(path: Path, symbol: str) -> None:
     check_can_hold(there)
 
 
-def _look_at_place(run: PlannedRun, digests: Digests) -> None:
+def look_at_place(run: PlannedRun, digests: Digests) -> None:
     """Raise UserError if the run's directory cannot be made or written to, or holds another run, or a damaged one."""
     _look_at_directory(run.path, "MODEL_NAME")
     refuse_damage(run, digests)

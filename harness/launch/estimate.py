@@ -35,6 +35,8 @@ from harness.configure.directories import run_directory
 from harness.configure.gate_noise import on_random_tokens, write_noise
 from harness.configure.kconfig import overlay
 from harness.configure.plan import Plan, PlannedRun
+from harness.evidence.digests import Digests
+from harness.launch.check import look_at_place
 from harness.launch.forecast import Cost
 from harness.launch.launchers import POLL_S, end, start_local
 from harness.launch.outlook import Estimate, duration, print_outlook
@@ -57,7 +59,14 @@ class Failure:
 
 
 def estimate_plan(plan: Plan) -> Iterator[Estimate | Failure]:
-    """Try out each arm of what is not done, one after another. Nothing of it stays but what was compiled."""
+    """Try out each arm of what is not done, one after another. Nothing of it stays but what was compiled.
+
+    Raises UserError where a directory holds another run, or a damaged one, of which `make` would train nothing.
+    """
+    known = {stage.directory: Digests(stage.directory) for stage in plan.stages}
+    for run in plan.runs_on_data:
+        if run.path.exists():
+            look_at_place(run, known[run.path.parents[1]])
     results = plan.runs[0].results_dir
     results.mkdir(parents=True, exist_ok=True)
     arms: dict[str, list[PlannedRun]] = {}

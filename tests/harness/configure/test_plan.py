@@ -339,6 +339,11 @@ def test_the_last_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     [
         ("1,5", {"ATTENTION_LAYERS": "0"}, "ATTENTION_LAYERS=0 does nothing in any of the runs that are asked for"),
         ("1,2", {"ATTENTION_LAYERS": "0-11"}, "ATTENTION_LAYERS=0-11 does nothing in any of the runs"),
+        ("1,2", {"ROPE_BASE": "500"}, "ROPE_BASE=500 does nothing in any of the runs"),
+        ("1,10", {"ROPE_BASE": "500"}, ""),
+        ("1,10", {"SDPA_GATE_HEADWISE": "y"}, "SDPA_GATE_HEADWISE=y does nothing in any of the runs"),
+        ("1,2", {"SLIDING_WINDOW_SIZE": "3"}, "SLIDING_WINDOW_SIZE=3 does nothing in any of the runs"),
+        ("1,16", {"GQA_KV_HEADS": "1"}, ""),
         ("1,9", {"STUDY_GATE_NOISE": "2"}, "STUDY_GATE_NOISE=2: no arm that is compared has gates that learn"),
         ("1,2", {"STUDY_GATE_NOISE": "4"}, "STUDY_GATE_NOISE=4: with 3, which is as many seeds as there are"),
         ("1,2", {"STUDY_GATE_NOISE": "3", "ATTENTION_LAYERS": "0"}, ""),

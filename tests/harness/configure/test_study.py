@@ -282,7 +282,12 @@ def test_a_tuned_json_that_was_damaged_is_refused(tmp_path):
     choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=())
     add_choices(plan.directory, plan.study, {"baseline": choice})
     good = json.loads(path.read_text())
-    for bad in ({}, [], {**good, "arms": 3}, {**good, "arms": {"baseline": {}}}, {**good, "seeds": ["x"]}):
+    huge = {"arm": "baseline", "settings": {}, "val_loss": 10**400}
+    of = {"settings": {}, "at_edge": [], "trials": [huge]}
+    for bad in (
+        *({}, [], {**good, "arms": 3}, {**good, "arms": {"baseline": {}}}, {**good, "seeds": ["x"]}),
+        {**good, "arms": {"baseline": of}},
+    ):
         path.write_text(json.dumps(bad))
         with pytest.raises(UserError, match=r"tuned\.json"):
             planned(tmp_path, **symbols)

@@ -41,7 +41,7 @@ def test_error_is_of_what_it_took(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bad", [line()[:30], "[]\n", "null\n", "\n", line(wall_s=0), line(wall_s=None), line(devices="2"),
             line(train_s=-1), line(predicted_s="1"), line(predicted_s=0), "[" * 100_000, line(slots=None),
-            line(device_s="1"), line(device_s=-1), line(device_s=float("nan"))]
+            line(device_s="1"), line(device_s=-1), line(device_s=float("nan")), line(slots=0), line(predicted_s=1e-20)]
 )  # fmt: skip
 def test_lines_that_are_none_of_a_runners_are_left_out(tmp_path: Path, bad: str) -> None:
     assert len(read_launches(write(tmp_path, line(), bad + "\n", line()))) == 2

@@ -204,6 +204,7 @@ def test_the_margin_is_the_registered_one(tmp_path: Path) -> None:
         (chained(entry(), entry(seeds="1,2")), "entry 2: seeds must be a list of whole numbers"),
         (chained(entry("tomorrow")), "entry 1: when must be a time with its zone, ISO 8601"),
         (chained(entry("2026-01-01T00:00:00")), "entry 1: when must be a time with its zone"),
+        (chained(entry(tuning={"a": 1})), "entry 1: tuning must be symbols, each with a list of values"),
         (chained(entry(looks=0)), "entry 1: looks must be a whole number, 1 at least"),
         (chained(entry(margin=1)), "entry 1: margin must be a share of compute"),
         (chained({k: v for k, v in entry().items() if k != "arms"}), "entry 1: arms is missing"),

@@ -58,10 +58,23 @@ def test_what_an_arm_adds_to_another_is_told_without_a_verdict(tmp_path: Path) -
     assert (c.delta_mean, c.p_value) == pytest.approx((np.mean(ours[:3]) - np.mean(theirs), expected.pvalue))
     assert (c.ci_low, c.ci_high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
     assert (c.p_holm, c.verdict) == (None, "undecided")
+    write_run(tmp_path, "gated-baseline", 4, status="failed", error="loss nan")
+    (c,) = compare_besides(load_experiment(tmp_path))
+    assert c.n == 3 and c.note == "without seed 4: failed in gated-baseline"
     # The verdicts are those that they would be without.
     assert {row.reference for row in compare(experiment)} == {"baseline"}
     table = beside_table(experiment)
     assert table is not None and [row[:3] for row in table.rows] == [["ra-v5-eager", "gated-baseline", "3"]]
+
+
+@pytest.mark.parametrize("beside", ["mine", "mine,mine", "baseline", "nosuch", ""])
+def test_nothing_is_held_against_itself_or_its_reference_besides(tmp_path: Path, beside: str) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "baseline", seed)
+        write_run(tmp_path, "mine", seed)
+        with (tmp_path / "mine" / f"seed-{seed}" / "config").open("a") as file:
+            file.write(f'CONFIG_STEP_BESIDE="{beside}"\n')
+    assert compare_besides(load_experiment(tmp_path)) == []
 
 
 @pytest.mark.parametrize(

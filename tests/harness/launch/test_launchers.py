@@ -113,6 +113,7 @@ def test_a_trainer_stops_when_its_runner_is_killed(checkout: Checkout, edited: b
     assert has_checkpoint(plan, 0)
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_a_run_has_begun_leaves_none_behind(checkout: Checkout) -> None:
     checkout.edit("gpt2/run/clock.py", "\ntime.sleep(2)\n")  # an import that takes its time
     plan = checkout.plan(ABLATION_SEEDS="1")

@@ -22,6 +22,7 @@ from tests.harness.launch.checkout import Checkout, processes, wait_for
 from tests.tiny import tiny
 
 
+@pytest.mark.slow
 def test_two_makes_share_the_runs_and_neither_says_anything_false(checkout: Checkout) -> None:
     plan = checkout.plan(ABLATION_SEEDS="1,2,3", MAX_ITERS="120")
     first = checkout.make()

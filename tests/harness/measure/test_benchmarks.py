@@ -240,3 +240,16 @@ def test_the_command_of_the_loss_writes_what_it_prints(
     assert written["head"] == {"tokens": 16, "n_embd": 8, "vocab_size": 40, "dtype": "float32"}
     printed = capsys.readouterr().out
     assert all(row["way"] in printed for row in written["rows"]) and "versions" in written
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--repeats", "1"), ("--repeats", "0"), ("--tokens", "0"), ("--tokens", "-5"), ("--n-embd", "0")),
+        *(("--vocab-size", "1"), ("--vocab-size", "x"), ("--tokens", "9" * 30)),
+    ],
+)
+def test_what_cannot_be_timed_is_refused(option: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark_loss", f"{option}={value}", "--device", "cpu"])
+    with pytest.raises(UserError, match=rf"^{option} {value}: must be a whole number, [12] or more"):
+        loss_script.main()

@@ -216,6 +216,7 @@ def tortured(folder: Path, kills: int, places: list[Place], **options: object) -
     return found
 
 
+@pytest.mark.slow
 def test_makes_that_are_killed_lose_nothing(tmp_path: Path) -> None:
     """Half a checkpoint, then what is left of it: the most telling places. `python -m scripts.torture` has them all."""
     names = ("checkpoint: half written", "what was left: about to be swept")
