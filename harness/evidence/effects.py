@@ -87,7 +87,7 @@ def compute_effect(deltas: Mapping[int, float], slopes: Mapping[int, float], alp
         return Effect(note="the loss of the reference does not fall with its length")
     ratio = float(d.mean() / b.mean())
     if min(len(d), len(b)) < 2:
-        return Effect(value=_gain(ratio), note="no interval in compute: one seed has both a difference and a slope")
+        return Effect(value=gain(ratio), note="no interval in compute: one seed has both a difference and a slope")
     critical = float(stats.t.isf(alpha / 2, min(len(d), len(b)) - 1)) ** 2
     dd, bb, db = _covariance(deltas, slopes)
     # critical >= (d - r b)^2 / var(d - r b): a quadratic in r.
@@ -95,9 +95,9 @@ def compute_effect(deltas: Mapping[int, float], slopes: Mapping[int, float], alp
     half = float(d.mean() * b.mean()) - critical * db
     constant = float(d.mean()) ** 2 - critical * dd
     if square <= 0:
-        return Effect(value=_gain(ratio), note="no interval in compute: the slope itself is too uncertain")
+        return Effect(value=gain(ratio), note="no interval in compute: the slope itself is too uncertain")
     root = math.sqrt(max(0.0, half**2 - square * constant))
-    return Effect(value=_gain(ratio), low=_gain((half + root) / square), high=_gain((half - root) / square))
+    return Effect(value=gain(ratio), low=gain((half + root) / square), high=gain((half - root) / square))
 
 
 def time_effect(compute: Effect, ratios: Sequence[float], alpha: float = ALPHA) -> Effect:
@@ -132,5 +132,6 @@ def _covariance(deltas: Mapping[int, float], slopes: Mapping[int, float]) -> tup
     return sd_d**2 / len(d), sd_b**2 / len(b), shared
 
 
-def _gain(ratio: float) -> float:
+def gain(ratio: float) -> float:
+    """What a difference is worth, as a share of compute, that is `ratio` times the slope: exp(-ratio) - 1."""
     return math.expm1(max(-30.0, min(-ratio, 700.0)))  # finite, and above -1

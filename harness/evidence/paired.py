@@ -67,11 +67,17 @@ def detectable_difference(deltas: Sequence[float], alpha: float = ALPHA) -> floa
     return _noncentrality(len(deltas), alpha) * float(np.std(deltas, ddof=1)) / math.sqrt(len(deltas))
 
 
+_MANY = 1_000_000
+"""Pairs from which on Student's t is the normal, and a few more or less are no matter."""
+
+
 def seeds_needed(sd: float, difference: float, alpha: float = ALPHA) -> int:
     """How many pairs show a true mean `difference` with probability POWER, where the differences have spread `sd`."""
     # A normal's number is too small by a few; from there on up.
     normal = ((stats.norm.isf(alpha / 2) + stats.norm.isf(1 - POWER)) * sd / difference) ** 2
-    n = max(MIN_SEEDS, math.ceil(normal))
+    n = max(MIN_SEEDS, math.ceil(min(normal, 1e18)))
+    if n > _MANY:
+        return n
     while _noncentrality(n, alpha) * sd > abs(difference) * math.sqrt(n):
         n += 1
     return n

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from gpt2.base.numbers import decimal
 from harness.evidence.comparison import Comparison
+from harness.evidence.effects import gain
 from harness.evidence.paired import MIN_SEEDS
+from harness.evidence.references import effective_slope
 from harness.evidence.store import Experiment
 from harness.evidence.verdicts import SURVIVOR
 from harness.report.numbers import DASH, count, effect_interval, mean_and_spread, percent, signed
@@ -46,18 +47,21 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
         low, high = (decimal(limit(sizes), 4) for limit in (min, max))
         size = low if low == high else f"{low} to {high}"
         where = f"Where undecided{f' with {MIN_SEEDS} seeds or more' * bool(few)}"
-        groups.append(
-            f"{where}, these seeds would probably have shown a difference of {size} nats/token{_worth(open_ones)}."
-        )
+        worth = _worth(open_ones, experiment)
+        groups.append(f"{where}, these seeds would probably have shown a difference of {size} nats/token{worth}.")
     return " ".join(filter(None, [*groups, *_waits(tested, titles)]))
 
 
-def _worth(open_ones: Sequence[Comparison]) -> str:
+def _worth(open_ones: Sequence[Comparison], experiment: Experiment) -> str:
     """What differences that would have been shown are worth in compute; nothing where that is not known of all."""
-    # What a comparison itself is worth tells its slope: compute = exp(-difference / slope) - 1.
-    slopes = [-(c.delta_mean or 0.0) / math.log1p(c.compute) if c.compute else None for c in open_ones]
-    worth = [math.expm1((c.detectable or 0.0) / of) for c, of in zip(open_ones, slopes, strict=True) if of]
-    if not worth or len(worth) < len(open_ones):
+    arms = {arm.step: arm for arm in experiment.arms}
+    slopes = [effective_slope(arms[c.reference], experiment, c.metric.name) for c in open_ones]
+    worth = [
+        gain(-(c.detectable or 0.0) / slope.mean)
+        for c, slope in zip(open_ones, slopes, strict=True)
+        if slope is not None and slope.mean > 0
+    ]
+    if len(worth) < len(open_ones):
         return ""
     ends = (f"{100 * limit(worth):.2g}" for limit in (min, max))
     return f", which is {' to '.join(dict.fromkeys(ends))} % of compute"

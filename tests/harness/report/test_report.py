@@ -18,7 +18,7 @@ from harness.evidence.store import load_experiment
 from harness.report.report import Report, make_report, print_report, render, write_report
 from scripts import plots, report
 from tests.harness.report.test_figures import write_tuned
-from tests.harness.synthetic_runs import write_ablation, write_config, write_run
+from tests.harness.synthetic_runs import write_ablation, write_config, write_lengths, write_run
 
 
 class Page(HTMLParser):
@@ -202,6 +202,18 @@ def test_what_became_of_the_controls_is_said(tmp_path: Path) -> None:
         assert found.controls in render(found, "report.md")
         text = (tmp_path / "ra-v5-eager/seed-1/config").read_text()
         (tmp_path / "ra-v5-eager/seed-1/config").write_text(text.replace(f"CONFIG_STEP_CONTROL_{control}=y\n", ""))
+
+
+@pytest.mark.parametrize(
+    ("slope", "said"),
+    [(0.67, r" nats/token, which is 4\.1 % of compute\.$"), (-0.67, r" nats/token\.$"), (1e-9, r" nats/token, .*$")],
+)
+def test_what_would_have_shown_is_told_in_compute_where_that_is_known(tmp_path: Path, slope: float, said: str) -> None:
+    write_pairs(tmp_path, [0.01, -0.01, 0.012, -0.012])
+    losses = [run.value("val_loss") or 0.0 for run in load_experiment(tmp_path).runs if run.step == "baseline"]
+    assert report_of(tmp_path).verdict.endswith("nats/token.")
+    write_lengths(tmp_path, losses, slope=slope)
+    assert re.search(said, report_of(tmp_path).verdict)
 
 
 def test_a_best_value_at_the_edge_of_what_was_tried_is_warned_of(tmp_path: Path) -> None:
