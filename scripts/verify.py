@@ -38,8 +38,11 @@ def main() -> int:
     if args.run is not None and experiment / args.run not in runs:
         raise UserError(f"--run {args.run}: is no run of {experiment} that is finished, of this version, with its data")
     seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
-    alike = {path: summary for path, summary in runs.items() if is_of_a_device_here(path)}
-    run = experiment / args.run if args.run else choose(alike, seed=seed, most_s=60 * args.minutes)
+    if args.run:
+        run: Path | None = experiment / args.run
+    else:
+        alike = {path: summary for path, summary in runs.items() if is_of_a_device_here(path)}
+        run = choose(alike, seed=seed, most_s=60 * args.minutes)
 
     print(experiment)
     outcomes = Counter(map(show, verify(experiment)))

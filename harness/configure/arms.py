@@ -81,7 +81,7 @@ def _refuse_what_is_no_arms(of: Step | Size) -> None:
     known = [step.name for step in list_steps()]
     for a in of.assignments():
         if a.symbol in ("STEP_REFERENCE", "STEP_BESIDE"):
-            for name in filter(None, map(str.strip, a.value.split(","))):
+            for name in step_names(a.value):
                 if name not in known:
                     raise UserError(f"{a.origin}: {a}: there is no step {shown(name)}{did_you_mean(name, known)}")
         elif a.symbol == SIZE or (isinstance(of, Step) and a.symbol.startswith("STEP_")):
@@ -192,8 +192,12 @@ def beside(base: Resolved, arms: Sequence[Arm], study: StudyConfig) -> list[Arm]
 
 def references(resolved: Resolved) -> tuple[str, ...]:
     """The steps that a configuration's runs may be compared with, best first."""
-    names = str(resolved.symbols["STEP_REFERENCE"]).split(",")
-    return tuple(name for name in map(str.strip, names) if name)
+    return step_names(str(resolved.symbols["STEP_REFERENCE"]))
+
+
+def step_names(text: str) -> tuple[str, ...]:
+    """The names in a text such as "mla,baseline", each once."""
+    return tuple(dict.fromkeys(name for name in map(str.strip, text.split(",")) if name))
 
 
 def refuse_sweep(setting: str, symbol: str, values: Sequence[str]) -> None:

@@ -25,8 +25,8 @@ def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:
 def fitting(name: str, arm: Arm, experiment: Experiment) -> Arm | None:
     """The arm of a step that another may be compared with; None where there is none."""
     named = [other for other in experiment.compared if other.base == name]
-    fitting = [other for other in named if other.swept <= arm.swept and _size(other) == _size(arm)]
-    return max(fitting, key=lambda other: len(other.swept)) if fitting else None
+    found = [other for other in named if other.swept <= arm.swept and _size(other) == _size(arm)]
+    return max(found, key=lambda other: len(other.swept), default=None)
 
 
 def _size(arm: Arm) -> set[str]:

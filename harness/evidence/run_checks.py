@@ -114,12 +114,11 @@ def _config(run: Evidence) -> Said:
         if not path.exists() and run.provenance is not None:
             yield Wrong(f"{path}: is missing")
         return
-    for symbol, value in labels(run.path.parent.name).items():
+    none_told = {"RERUN": "0"} if "RERUN" in run.settings else {}  # that of a repetition is in its name
+    for symbol, value in (none_told | labels(run.path.parent.name)).items():
         found = run.settings.get(symbol)
         if found is None or label(symbol, found) != value:
             yield Wrong(f"{path}: CONFIG_{symbol} is {found}, and {value} by the directory's name")
-    if "RERUN" not in labels(run.path.parent.name) and run.settings.get("RERUN", "0") != "0":
-        yield Wrong(f"{path}: CONFIG_RERUN is {run.settings['RERUN']}, and 0 by the directory's name")
     if run.resolved is None or run.config is None:
         if run.provenance is not None and not run.by_this_code:
             yield Note(f"of another version, and not resolved: {run.unresolved}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from gpt2.base.errors import UserError
 from gpt2.base.text import shown
-from harness.configure.arms import fragment
+from harness.configure.arms import fragment, step_names
 from harness.configure.gate_noise import NOISE
 from harness.configure.kconfig import SIZE, list_steps
 from harness.configure.registration import REGISTRATION, Entry, read_registration
@@ -55,13 +55,13 @@ class Arm:
     @cached_property
     def references(self) -> list[str]:
         """STEP_REFERENCE: the names of the steps this one is compared with, best first."""
-        return _names(self.settings.get("STEP_REFERENCE", ""))
+        return list(step_names(self.settings.get("STEP_REFERENCE", "")))
 
     @cached_property
     def beside(self) -> list[str]:
         """STEP_BESIDE: the names of the steps it is held against besides; for records without it, today's."""
         today = next((a.value for a in fragment(self.base) if a.symbol == "STEP_BESIDE"), "")
-        return _names(self.settings.get("STEP_BESIDE", today))
+        return list(step_names(self.settings.get("STEP_BESIDE", today)))
 
     @property
     def control(self) -> str:
@@ -199,10 +199,6 @@ def _alike(runs: Sequence[RunRecord]) -> list[RunRecord]:
             damage = f"{run.path / 'metrics.jsonl'}: gates are of another shape than those of {first.name}"
             alike[i] = RunRecord(step=run.step, seed=run.seed, path=run.path, damage=damage)
     return alike
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in dict.fromkeys(text.replace(" ", "").split(",")) if name]
 
 
 def own_symbols(arm: Arm) -> set[str]:
