@@ -10,7 +10,7 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,24 @@ def references(resolved: Resolved) -> tuple[str, ...]:
 def step_names(text: str) -> tuple[str, ...]:
     """The names in a text such as "mla,baseline", each once."""
     return tuple(dict.fromkeys(name for name in map(str.strip, text.split(",")) if name))
+
+
+def fitting(step: str, arm: str, names: Iterable[str]) -> str | None:
+    """Which of these arms is the one of a step that an arm may be compared with; None where none is.
+
+    Where values are swept, they have to agree in what both sweep: ra-v5@LEARNING_RATE=1e-3@RA_V5_R=8 is compared with
+    baseline@LEARNING_RATE=1e-3. Sizes are never mixed.
+    """
+
+    def swept_in(name: str) -> set[str]:
+        return set(name.split("@")[1:])
+
+    def size(name: str) -> set[str]:
+        return {said for said in swept_in(name) if said.startswith(f"{SIZE}=")}
+
+    of_step = [name for name in names if name.partition("@")[0] == step]
+    found = [name for name in of_step if swept_in(name) <= swept_in(arm) and size(name) == size(arm)]
+    return max(found, key=lambda name: len(swept_in(name)), default=None)
 
 
 def refuse_sweep(setting: str, symbol: str, values: Sequence[str]) -> None:

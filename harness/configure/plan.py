@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import chain, zip_longest
 from pathlib import Path
 
 from gpt2.assignments import Assignment
@@ -23,7 +24,15 @@ from gpt2.dotconfig import Resolved, resolve_each, settable_symbols
 from gpt2.model_config import BUILT_IN
 from gpt2.run.records import read_summary
 from gpt2.symbols import Symbols
-from harness.configure.arms import Arm, beside, compared_arms, references, refuse_sweep, refuse_the_same_twice
+from harness.configure.arms import (
+    Arm,
+    beside,
+    compared_arms,
+    fitting,
+    references,
+    refuse_sweep,
+    refuse_the_same_twice,
+)
 from harness.configure.directories import experiment_directory, run_directory, seed_directory
 from harness.configure.gate_noise import NOISE, learns_gates, on_noise
 from harness.configure.kconfig import (
@@ -37,7 +46,16 @@ from harness.configure.kconfig import (
 from harness.configure.lists import parse_seeds, parse_steps, parse_sweep
 from harness.configure.slurm import slurm_config
 from harness.configure.study import StudyConfig, Sweep, study_config
-from harness.configure.tuning import TRIALS, TUNED, Choice, read_tuned, settings_of, trials_of
+from harness.configure.tuning import (
+    TRIALS,
+    TUNED,
+    Choice,
+    check_seeds,
+    read_tuned,
+    settings_of,
+    trial_seeds,
+    trials_of,
+)
 
 _NO_CODE = {"SEED", "MAX_ITERS", *(str(f.metadata["symbol"]) for f in fields(OptimizerConfig))}
 """Settings with any value of which a run is the same code: they are numbers in it."""
@@ -113,6 +131,12 @@ class Trials:
 
     arms: Mapping[str, Mapping[str, Mapping[str, str]]]
     """Of each arm to be tuned: the names of its trials' arms, and the settings that each tries."""
+
+    seeds: Mapping[str, tuple[int, ...]]
+    """Of each arm: those on which it tries each."""
+
+    references: Mapping[str, str]
+    """Of each arm that has one: the arm whose settings it keeps where nothing else is shown to be better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +266,8 @@ def _make_plan(base: Resolved, ablation: AblationConfig, asked: Iterable[Assignm
     compared = compared_arms(base, ablation.steps, study.sizes, ablation.sweep)
     tuned = read_tuned(ablation.directory, study) if study.tune else None
     choices = tuned.choices if tuned else {}
-    trials = _trials(base, [arm for arm in compared if arm.name not in choices], choices, ablation)
+    trials = _trials(base, compared, choices, ablation)
+    check_seeds(chain.from_iterable(of.seeds for of in choices.values()), ablation.seeds)
     compared = [
         arm.with_settings(*(Assignment(*of, TUNED) for of in choices[arm.name].settings.items()))
         if arm.name in choices
@@ -329,20 +354,37 @@ def save(plan: Plan, path: Path = DOTCONFIG) -> None:
 
 
 def _trials(
-    base: Resolved, arms: Sequence[Arm], known: Mapping[str, Choice], ablation: AblationConfig
+    base: Resolved, compared: Sequence[Arm], known: Mapping[str, Choice], ablation: AblationConfig
 ) -> Trials | None:
-    """What tunes these arms, as many trials each as those had that are tuned, or more; None where there is nothing."""
+    """What tunes the arms that are not yet, as many runs each as those had that are, or more; None where all are."""
     study = ablation.study
+    arms = [arm for arm in compared if arm.name not in known]
     if not study.tune or not arms:
         return None
-    most = max([*(len(trials_of(base, arm, study)) for arm in arms), *(len(of.trials) for of in known.values())])
-    of_arms = {arm.name: trials_of(base, arm, study, most) for arm in arms}
+    of_arms = {arm.name: trials_of(base, arm, study) for arm in arms}
+    fewest = max(map(len, of_arms.values())) * len(study.tune_seeds)
+    most = max([fewest, *(of.runs for of in known.values())])
+    seeds = {arm: trial_seeds(study, len(trials), most) for arm, trials in of_arms.items()}
+    check_seeds(chain.from_iterable(seeds.values()), ablation.seeds)
     directory = ablation.directory / TRIALS
-    runs = [_runs_of_arm(base, trial, directory, study.tune_seeds) for trials in of_arms.values() for trial in trials]
+    runs = [_runs_of_arm(base, trial, directory, seeds[arm]) for arm, trials in of_arms.items() for trial in trials]
     return Trials(
         plan=Plan(base=base, directory=directory, runs=_by_seed(runs)),
         arms={arm: {t.name: settings_of(t, study) for t in trials} for arm, trials in of_arms.items()},
+        seeds=seeds,
+        references=_references_among(base, arms, [arm.name for arm in compared]),
     )
+
+
+def _references_among(base: Resolved, arms: Sequence[Arm], names: Sequence[str]) -> dict[str, str]:
+    """Of each arm that has one: the first of its references that is among these."""
+    found = {}
+    for arm in arms:
+        own = arm.name.partition("@")[0]
+        steps = (step for step in references(overlay(base, *arm.layers)) if step != own)
+        if reference := next(filter(None, (fitting(step, arm.name, names) for step in steps)), None):
+            found[arm.name] = reference
+    return found
 
 
 def _also_on_noise(of_arms: Sequence[Sequence[PlannedRun]], seeds: int) -> frozenset[str]:
@@ -361,7 +403,8 @@ def _on_noise(plan: Plan, runs: Sequence[PlannedRun]) -> Plan:
 
 
 def _by_seed(of_arms: Sequence[Sequence[PlannedRun]]) -> tuple[PlannedRun, ...]:
-    return tuple(run for of_seed in zip(*of_arms, strict=True) for run in of_seed)
+    """Some trials have more seeds than others."""
+    return tuple(run for of_seed in zip_longest(*of_arms) for run in of_seed if run)
 
 
 def _runs_of_arm(base: Resolved, arm: Arm, directory: Path, of_seeds: Sequence[int]) -> list[PlannedRun]:

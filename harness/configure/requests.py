@@ -65,12 +65,23 @@ def asked_plan(directory: Path, load: Callable[[Path], Resolved] = load_complete
     trials = [plan.trials for plan in plans if plan.trials is not None]
     tuning = None
     if trials:
-        # An arm was asked for beside others that have more to tune, or less: as many trials as it was to have at most.
-        most = sorted(trials, key=lambda each: max(map(len, each.arms.values())))
-        arms = {arm: of for each in most for arm, of in each.arms.items()}
-        tuning = Trials(plan=replace(trials[-1].plan, runs=_all([each.plan for each in trials])), arms=arms)
+        tuning = _all_trials(trials)
     on_noise = frozenset[str]().union(*(plan.also_on_noise for plan in plans))
     return replace(plans[-1], runs=_all(plans), trials=tuning, also_on_noise=on_noise)
+
+
+def _all_trials(trials: Sequence[Trials]) -> Trials:
+    """An arm that was asked for beside others that have more to tune, or less, has as many runs as it was to have at
+    most, and the reference that it was to have last."""
+    seeds: dict[str, tuple[int, ...]] = {}
+    for each in trials:
+        seeds |= {arm: max(seeds.get(arm, ()), of, key=len) for arm, of in each.seeds.items()}
+    return Trials(
+        plan=replace(trials[-1].plan, runs=_all([each.plan for each in trials])),
+        arms={arm: of for each in trials for arm, of in each.arms.items()},
+        seeds=seeds,
+        references={arm: of for each in trials for arm, of in each.references.items()},
+    )
 
 
 def _all(plans: Sequence[Plan]) -> tuple[PlannedRun, ...]:

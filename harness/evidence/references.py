@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.configure.kconfig import SIZE
+from harness.configure import arms
 from harness.evidence.effects import Slope, slope_of
 from harness.evidence.store import Arm, Experiment
 
@@ -10,9 +10,7 @@ from harness.evidence.store import Arm, Experiment
 def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:
     """The reference of an arm in an experiment, and a note where it is not the best one or there is none.
 
-    A reference is the first of the arm's references that is in the experiment. Where values are swept, they have to
-    agree in what both sweep: ra-v5@LEARNING_RATE=1e-3@RA_V5_R=8 is compared with baseline@LEARNING_RATE=1e-3. Sizes are
-    never mixed.
+    A reference is the first of the arm's references that is in the experiment, as `arms.fitting` has it.
     """
     wanted = [name for name in arm.references if name != arm.base]
     for name in wanted:
@@ -24,13 +22,9 @@ def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:
 
 def fitting(name: str, arm: Arm, experiment: Experiment) -> Arm | None:
     """The arm of a step that another may be compared with; None where there is none."""
-    named = [other for other in experiment.compared if other.base == name]
-    found = [other for other in named if other.swept <= arm.swept and _size(other) == _size(arm)]
-    return max(found, key=lambda other: len(other.swept), default=None)
-
-
-def _size(arm: Arm) -> set[str]:
-    return {label for label in arm.swept if label.startswith(f"{SIZE}=")}
+    compared = {other.step: other for other in experiment.compared}
+    found = arms.fitting(name, arm.step, compared)
+    return None if found is None else compared[found]
 
 
 def effective_slope(arm: Arm, experiment: Experiment, metric: str) -> Slope | None:

@@ -6,18 +6,18 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from gpt2.base.errors import UserError
 from harness.configure.directories import seed_directory
 from harness.configure.registration import REGISTRATION
-from harness.configure.tuning import TRIALS, TUNED, Choice, Trial, Tuned, parse_tuned
+from harness.configure.tuning import TRIALS, TUNED, Choice, Tuned, parse_tuned
 from harness.evidence.registration import entries_of
 from harness.evidence.runs import load_run
 from harness.evidence.store import Arm, Experiment
-from harness.evidence.tuning import choice_from, loss_over_seeds
+from harness.evidence.tuning import Tried, at_edges, best_of, losses_of, mean
 
 
 def tuned_of(experiment: Experiment) -> Tuned | None:
@@ -44,28 +44,35 @@ def tuning_errors(experiment: Experiment) -> Iterator[str]:
         yield f"{path}: the trials that it was chosen from ({experiment.path / TRIALS}) are not here any more"
     else:
         for name, choice in tuned.choices.items():
-            yield from _choice_errors(path, name, choice, tuned.seeds)
+            yield from _choice_errors(path, name, choice, _keeps(tuned, choice))
     yield from _unlike_choices(experiment, tuned)
 
 
-def _choice_errors(path: Path, arm: str, choice: Choice, seeds: tuple[int, ...]) -> Iterator[str]:
+def _keeps(tuned: Tuned, choice: Choice) -> Mapping[str, str]:
+    """The settings that an arm keeps of its reference where nothing else is shown to be better."""
+    reference = tuned.choices.get(choice.reference or "")
+    return reference.settings if reference else {}
+
+
+def _choice_errors(path: Path, arm: str, choice: Choice, keeps: Mapping[str, str]) -> Iterator[str]:
     """What another choice would have been made by."""
-    trials = []
+    tried = []
     for trial in choice.trials:
-        runs = [load_run(path.parent / TRIALS / trial.arm / seed_directory(seed), trial.arm, seed) for seed in seeds]
+        of_arm = path.parent / TRIALS / trial.arm
         try:
-            loss = loss_over_seeds(runs)
+            losses = losses_of([load_run(of_arm / seed_directory(seed), trial.arm, seed) for seed in choice.seeds])
         except UserError as error:
             yield f"{path}: cannot be checked: {error}"
             return
-        if loss != trial.val_loss:
-            yield f"{path}: {trial.arm} came to {trial.val_loss}, and {loss} by its runs in {TRIALS}/"
-        trials.append(Trial(arm=trial.arm, settings=trial.settings, val_loss=loss))
-    best = choice_from(trials)
+        if mean(losses) != trial.val_loss:
+            yield f"{path}: {trial.arm} came to {trial.val_loss}, and {mean(losses)} by its runs in {TRIALS}/"
+        tried.append(Tried(arm=trial.arm, settings=trial.settings, losses=losses))
+    best = best_of(tried, keeps)
     if best is None or best.settings != choice.settings:
-        yield f"{path}: {arm} has {_said(choice)}, and the best of its trials is {_said(best)}"
-    elif best.at_edge != choice.at_edge:
-        yield f"{path}: {arm}: at_edge is {list(choice.at_edge)}, and {list(best.at_edge)} by its trials"
+        found = "none" if best is None else _said(best.settings)
+        yield f"{path}: {arm} has {_said(choice.settings)}, and the best of its trials is {found}"
+    elif (edges := at_edges(best.settings, [of.settings for of in tried])) != list(choice.at_edge):
+        yield f"{path}: {arm}: at_edge is {list(choice.at_edge)}, and {edges} by its trials"
 
 
 def _unlike_choices(experiment: Experiment, tuned: Tuned) -> Iterator[str]:
@@ -81,5 +88,5 @@ def _unlike_choices(experiment: Experiment, tuned: Tuned) -> Iterator[str]:
                         yield f"{run.name}: {symbol} is {found}, and {value} was chosen for it in {TUNED}"
 
 
-def _said(choice: Choice | None) -> str:
-    return "none" if choice is None else " ".join(f"{symbol}={value}" for symbol, value in choice.settings.items())
+def _said(settings: Mapping[str, str]) -> str:
+    return " ".join(f"{symbol}={value}" for symbol, value in settings.items())

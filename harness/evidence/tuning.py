@@ -1,9 +1,19 @@
-"""What an arm's trials show to be best: the lowest mean loss over the seeds of the trials. A tie goes to the first."""
+"""What an arm's trials show to be best.
+
+Of an arm without a reference it is the lowest mean loss over the seeds of the trials; a tie goes to the first. Any
+other keeps its reference's settings, at the best of what it does not share with it, unless a trial with others is shown
+to be better: arms that are tuned apart get different learning rates by luck, and then differ by these. A placebo came
+out at -5.2 % of compute so (docs/log.md).
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
 
 from gpt2.base.errors import UserError
 from gpt2.run.records import NONFINITE
@@ -11,9 +21,30 @@ from harness.configure.plan import Trials
 from harness.configure.tuning import Choice, Trial
 from harness.evidence.runs import RunRecord, load_run
 
+LEVEL = 0.05
+"""At which a trial has to be better than what an arm keeps of its reference, to be chosen in its place."""
 
-def choose(trials: Trials) -> dict[str, Choice]:
-    """The choice for each arm of these trials.
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A setting, and what it came to."""
+
+    arm: str
+    """The trial's, of its directory below tuning/."""
+
+    settings: Mapping[str, str]
+
+    losses: tuple[float, ...] | None
+    """By seed; None where one diverged."""
+
+    @property
+    def trial(self) -> Trial:
+        """As tuned.json has it."""
+        return Trial(arm=self.arm, settings=self.settings, val_loss=mean(self.losses))
+
+
+def choose(trials: Trials, known: Mapping[str, Choice] | None = None) -> dict[str, Choice]:
+    """The choice for each arm of these trials. `known`: of arms that were tuned before.
 
     One that diverged on a seed is not chosen. Raises UserError where another has not ended with a loss, or none of an
     arm's has.
@@ -21,24 +52,58 @@ def choose(trials: Trials) -> dict[str, Choice]:
     runs: dict[str, list[RunRecord]] = {}
     for run in trials.plan.runs:
         runs.setdefault(run.step, []).append(load_run(run.path, run.step, run.seed))
-    choices = {}
-    for arm, settings in trials.arms.items():
-        tried = [Trial(arm=name, settings=of, val_loss=loss_over_seeds(runs[name])) for name, of in settings.items()]
-        choice = choice_from(tried)
-        if choice is None:
-            raise UserError(f"{trials.plan.directory}: every trial of {arm} diverged: give STUDY_TUNE other values")
-        choices[arm] = choice
-    return choices
+    choices = dict(known or {})
+    waiting = [arm for arm in trials.arms if arm not in choices]
+    while waiting:
+        # References first. In a circle of them, which no shipped step is in, the first has none.
+        ready = [arm for arm in waiting if trials.references.get(arm) not in waiting]
+        for arm in ready or waiting[:1]:
+            reference = trials.references.get(arm)
+            reference = reference if reference in choices else None
+            tried = [
+                Tried(arm=name, settings=settings, losses=losses_of(runs[name]))
+                for name, settings in trials.arms[arm].items()
+            ]
+            keeps = choices[reference].settings if reference else {}
+            best = best_of(tried, keeps)
+            if best is None:
+                raise UserError(f"{trials.plan.directory}: every trial of {arm} diverged: give STUDY_TUNE other values")
+            choices[arm] = Choice(
+                settings=best.settings,
+                trials=tuple(of.trial for of in tried),
+                at_edge=tuple(at_edges(best.settings, [of.settings for of in tried])),
+                seeds=trials.seeds[arm],
+                reference=reference,
+            )
+            waiting.remove(arm)
+    return {arm: choices[arm] for arm in trials.arms}
 
 
-def choice_from(trials: Sequence[Trial]) -> Choice | None:
-    """The choice that trials of an arm make; None where all of them diverged."""
-    losses = {i: trial.val_loss for i, trial in enumerate(trials) if trial.val_loss is not None}
-    if not losses:
-        return None
-    best = trials[min(losses, key=lambda i: losses[i])].settings
-    edges = at_edges(best, [trial.settings for trial in trials])
-    return Choice(settings=best, trials=tuple(trials), at_edge=tuple(edges))
+def best_of(tried: Sequence[Tried], keeps: Mapping[str, str]) -> Tried | None:
+    """What an arm's trials show to be best. `keeps`: what its reference has. None where all of them diverged.
+
+    Where a trial has what the reference has, in all that both tune, another is chosen only if it is better by a
+    one-sided t-test at LEVEL, with Bonferroni's correction for as many others as there are. Its error is what a seed
+    does to some settings and not to others, pooled over all that did not diverge: two seeds have no degree of freedom
+    to spare for each pair.
+    """
+    ended = [of for of in tried if of.losses is not None]
+    best = min(ended, key=_mean, default=None)
+    kept = [of for of in ended if all(of.settings.get(symbol, value) == value for symbol, value in keeps.items())]
+    if best is None or not kept or best in kept:
+        return best
+    own = min(kept, key=_mean)
+    losses = np.array([of.losses for of in ended])  # settings, seeds
+    settings, seeds = losses.shape
+    freedom = (settings - 1) * (seeds - 1)
+    if freedom == 0:
+        return own
+    rest = losses - losses.mean(axis=0) - losses.mean(axis=1, keepdims=True) + losses.mean()
+    error = np.sqrt(2 * (rest**2).sum() / freedom / seeds)
+    gain = _mean(own) - _mean(best)
+    others = len(ended) - len(kept)
+    is_better = gain > error * student.isf(LEVEL / others, freedom)
+    return best if is_better else own
 
 
 def at_edges(best: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> list[str]:
@@ -54,11 +119,21 @@ def at_edges(best: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> lis
     return found
 
 
-def loss_over_seeds(runs: Sequence[RunRecord]) -> float | None:
-    """The mean loss of a trial's runs; None where one diverged. Raises UserError where one has not ended with a loss,
-    or cannot be read."""
-    losses = [loss for run in runs if (loss := _loss(run)) is not None]
-    return statistics.fmean(losses) if len(losses) == len(runs) else None
+def losses_of(runs: Sequence[RunRecord]) -> tuple[float, ...] | None:
+    """The losses of a trial's runs; None where one diverged. Raises UserError where one has not ended with a loss, or
+    cannot be read."""
+    losses = tuple(loss for run in runs if (loss := _loss(run)) is not None)
+    return losses if len(losses) == len(runs) else None
+
+
+def mean(losses: Sequence[float] | None) -> float | None:
+    """Of a trial's losses; None where one diverged."""
+    return None if losses is None else statistics.fmean(losses)
+
+
+def _mean(of: Tried) -> float:
+    assert of.losses is not None
+    return statistics.fmean(of.losses)
 
 
 def _loss(run: RunRecord) -> float | None:

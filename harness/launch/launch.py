@@ -12,7 +12,7 @@ from harness.configure.gate_noise import write_noise
 from harness.configure.plan import Plan, Trials
 from harness.configure.requests import asked_plan
 from harness.configure.slurm import slurm_config
-from harness.configure.tuning import add_choices, check_equal, read_tuned
+from harness.configure.tuning import Choice, Tuned, add_choices, check_equal, read_tuned
 from harness.evidence.tuning import choose
 from harness.launch import runner, slurm
 
@@ -54,23 +54,34 @@ def _train(plan: Plan, given: Sequence[Assignment], began: float | None) -> int:
 def _tuned(plan: Plan) -> Plan:
     """A plan with its arms at the best that their trials found, which is kept in tuned.json."""
     assert plan.trials is not None and plan.study is not None
-    add_choices(plan.directory, plan.study, choose(plan.trials))
+    before = read_tuned(plan.directory, plan.study)
+    add_choices(plan.directory, plan.study, choose(plan.trials, before.choices if before else {}))
     tuned = read_tuned(plan.directory, plan.study)
     assert tuned is not None
     for arm in plan.trials.arms:
         choice = tuned.choices[arm]
         chosen = ", ".join(f"{symbol}={value}" for symbol, value in choice.settings.items())
         edge = f", at the edge of what was tried of {' and '.join(choice.at_edge)}" * bool(choice.at_edge)
-        print(f"{arm}: {chosen}, the best of {len(choice.trials)} trials{edge}", flush=True)
+        print(f"{arm}: {chosen}, from {choice.runs} trials{_beside(choice, tuned)}{edge}", flush=True)
     runs = {run.name: run for run in asked_plan(plan.directory).runs}
     return replace(plan, runs=tuple(runs[run.name] for run in plan.runs), trials=None)
+
+
+def _beside(choice: Choice, tuned: Tuned) -> str:
+    """How a choice stands to that of its reference."""
+    if choice.reference is None:
+        return ""
+    keeps = tuned.choices[choice.reference].settings
+    is_kept = all(choice.settings.get(symbol, value) == value for symbol, value in keeps.items())
+    return f", {'as' if is_kept else 'shown to be better than that of'} {choice.reference}"
 
 
 def _refuse_late_tuning(plan: Plan, trials: Trials) -> None:
     """Raise UserError where an arm that is to be tuned has begun without, or others were tuned less or more."""
     assert plan.study is not None
     tuned = read_tuned(plan.directory, plan.study)
-    check_equal(plan.directory, tuned.choices if tuned else {}, max(map(len, trials.arms.values())))
+    fewest = max(map(len, trials.arms.values())) * len(plan.study.tune_seeds)
+    check_equal(plan.directory, tuned.choices if tuned else {}, fewest)
     for run in plan.runs:
         if run.step in trials.arms and (run.path / "provenance.json").exists():
             raise UserError(

@@ -23,6 +23,7 @@ from scipy import stats
 from harness.evidence.looks import look_sizes, nominal_levels, overall_p
 from harness.evidence.paired import ALPHA, MIN_SEEDS
 from harness.evidence.pooled import cochran, residuals
+from harness.evidence.tuning import Tried, best_of
 from harness.evidence.verdicts import COST_MARGIN, MARGIN
 
 Array = NDArray[np.float64]
@@ -41,6 +42,9 @@ RUN_SD = 0.0041
 """Of a run's loss about what its seed adds, in nats: 0.0055 over seeds, of which 0.45 is shared."""
 
 LENGTHS = np.log([0.8, 1.0, 1.25])
+
+RATES = 3
+"""Settings that are tried to tune an arm, each worth a margin less than the best of them, unless said otherwise."""
 
 DRIFT, COST_SD = 0.003, 0.001
 """How much slower a machine gets with each run, and a run's own noise: shares of a time."""
@@ -307,11 +311,38 @@ def _costs(s: Simulation) -> Iterator[Finding]:
             yield s.found(f"costs {case}", f"8 arms, drift of {DRIFT:.1%} a run", n, "false verdicts", false)
 
 
+def _tuning(s: Simulation) -> Iterator[Finding]:
+    """An arm that is its reference by another route, tuned apart and beside it, and one that another setting suits."""
+    flat = SLOPES["after 16 M tokens"] * math.log1p(MARGIN) * np.array([1.0, 0.0, 1.0])
+    far = SLOPES["after 16 M tokens"] * math.log1p(0.03) * np.array([2.0, 1.0, 0.0])
+    for case, of_arm, what in (
+        ("nothing there, rates 1% apart", flat, "another rate than its reference's"),
+        ("another rate better by 3%", far, "that rate"),
+    ):
+        for n in (2, 4):
+            trials = s.rng.normal(0, RUN_SD, (2, s.draws, RATES, n))
+            reference = [_best(losses) for losses in flat[:, None] + trials[0]]
+            arm = of_arm[:, None] + trials[1]
+            apart = [_best(losses) for losses in arm]
+            beside = [_best(losses, kept) for losses, kept in zip(arm, reference, strict=True)]
+            for rule, chosen in (("each arm its lowest loss", apart), ("its reference's unless better", beside)):
+                found = np.equal(chosen, 2) if of_arm is far else np.not_equal(chosen, reference)
+                yield s.found(f"tuning: {rule}", case, n, what, found)
+
+
+def _best(losses: Array, kept: int | None = None) -> int:
+    """[RATES, seeds] -> which of them is chosen, beside a reference that has `kept`."""
+    tried = [Tried(arm=str(i), settings={"rate": str(i)}, losses=tuple(of)) for i, of in enumerate(losses)]
+    best = best_of(tried, {} if kept is None else {"rate": str(kept)})
+    assert best is not None
+    return int(best.arm)
+
+
 def _case(effect: float) -> str:
     return f"effect of {effect:g} sd" if effect else "nothing there"
 
 
 RULES: tuple[Callable[[Simulation], Iterator[Finding]], ...] = (
-    *(_paired, _several, _unequal, _effects, _equivalent_at_looks, _looks, _peeking, _survivors, _costs),
+    *(_paired, _several, _unequal, _effects, _equivalent_at_looks, _looks, _peeking, _survivors, _costs, _tuning),
 )
 """What is simulated, each from the same seed."""

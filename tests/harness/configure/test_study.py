@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from gpt2.dotconfig import resolve
 from gpt2.run.records import NONFINITE
 from harness.configure.plan import Plan, PlannedRun, make_plan, running_order
 from harness.configure.registration import read_registration, register
-from harness.configure.tuning import Choice, Trial, Tuned, add_choices, between, check_equal, read_tuned
+from harness.configure.tuning import Choice, Trial, Tuned, add_choices, check_equal, read_tuned, trial_seeds
 from harness.evidence.tuning import at_edges, choose
 from tests.harness.synthetic_runs import write_run
 
@@ -67,13 +69,35 @@ def test_every_arm_has_as_many_trials_on_seeds_of_their_own():
     tune = "LEARNING_RATE=1e-4,4e-4;RA_V5_GATE_LR_MULT=1,10"
     plan = planned(STUDY_TUNE=tune, STUDY_TUNE_SEEDS="7,8", MIN_LR="0")
     assert plan.trials is not None
-    assert {arm: len(of) for arm, of in plan.trials.arms.items()} == {"baseline": 4, "ra-v5-eager": 4, "mla": 4}
-    assert {run.seed for run in plan.trials.plan.runs} == {7, 8}
-    tried = [of["LEARNING_RATE"] for of in plan.trials.arms["baseline"].values()]
-    assert sorted(map(float, tried)) == pytest.approx([1e-4, 1.41e-4, 2e-4, 4e-4])
-    assert [set(of) for of in plan.trials.arms["mla"].values()] == [{"LEARNING_RATE"}] * 4
-    # Every trial is a run of its own.
-    assert len({str(run.config.identity()) for run in plan.trials.plan.runs if run.seed == 7}) == 3 * 4
+    trials = plan.trials
+    assert {arm: len(of) for arm, of in trials.arms.items()} == {"baseline": 2, "ra-v5-eager": 4, "mla": 2}
+    # An arm that gates do not concern tries its settings on further seeds instead.
+    assert trials.seeds == {"baseline": (7, 8, 9, 10), "ra-v5-eager": (7, 8), "mla": (7, 8, 9, 10)}
+    runs = Counter(run.step.partition("@")[0] for run in trials.plan.runs)
+    assert runs == {"baseline": 8, "ra-v5-eager": 8, "mla": 8}
+    # All try the same rates, and every trial is a run of its own.
+    rates = {arm: {s["LEARNING_RATE"] for s in of.values()} for arm, of in trials.arms.items()}
+    assert set(map(frozenset, rates.values())) == {frozenset({"1e-4", "4e-4"})}
+    assert len({str(run.config.identity()) for run in trials.plan.runs}) == 3 * 8
+    assert trials.references == {"ra-v5-eager": "baseline", "mla": "baseline"}
+
+
+def test_the_further_seeds_of_trials_judge_nothing_either(tmp_path):
+    tune = {"STUDY_TUNE": "LEARNING_RATE=1e-4,4e-4;RA_V5_GATE_LR_MULT=1,10", "MIN_LR": "0", "STUDY_TUNE_SEEDS": "7,8"}
+    for seeds in ("9", "1,10"):
+        with pytest.raises(UserError, match=r"STUDY_TUNE_SEEDS: (9|10) is one of ABLATION_SEEDS too"):
+            planned(tmp_path, ABLATION_SEEDS=seeds, **tune)
+    # Nor do they when they were used earlier.
+    plan = planned(tmp_path, ABLATION_SEEDS="1", **tune)
+    assert plan.study is not None and plan.trials is not None
+    plan.directory.mkdir(parents=True)
+    choices = {
+        arm: Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=(), seeds=seeds)
+        for arm, seeds in plan.trials.seeds.items()
+    }
+    add_choices(plan.directory, plan.study, choices)
+    with pytest.raises(UserError, match=r"STUDY_TUNE_SEEDS: 9 is one of ABLATION_SEEDS too"):
+        planned(tmp_path, ABLATION_SEEDS="1,9", **tune)
 
 
 def test_what_was_tuned_is_what_is_compared(tmp_path):
@@ -113,7 +137,8 @@ def test_an_arm_that_is_added_has_as_many_trials_as_those_before(tmp_path):
         assert plan.trials is not None
         trial = Trial(arm="x", settings={"LEARNING_RATE": "1e-4"}, val_loss=3.0)
         return {
-            arm: Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(trial,) * n, at_edge=()) for arm in plan.trials.arms
+            arm: Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(trial,) * n, at_edge=(), seeds=(1001, 1002))
+            for arm in plan.trials.arms
         }
 
     both = planned(tmp_path, RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager", **tune)
@@ -121,7 +146,7 @@ def test_an_arm_that_is_added_has_as_many_trials_as_those_before(tmp_path):
     assert both.study is not None
     add_choices(both.directory, both.study, chosen(both, 4))
     added = planned(tmp_path, RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager,mla", **tune).trials
-    assert added is not None and len(added.arms["mla"]) == 4
+    assert added is not None and len(added.arms["mla"]) * len(added.seeds["mla"]) == 4 * 2
     # What is to be added has more to tune than there was: too late.
     (tmp_path / "other").mkdir()
     alone = planned(tmp_path / "other", RA_MLA_ABLATION_STEPS="baseline", **tune)
@@ -131,15 +156,15 @@ def test_an_arm_that_is_added_has_as_many_trials_as_those_before(tmp_path):
     late = planned(tmp_path / "other", RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager", **tune)
     tuned = read_tuned(late.directory, alone.study)
     assert late.trials is not None and tuned is not None
-    with pytest.raises(UserError, match=r"tuned\.json: baseline is the best of 2 trials, .* would be of 4"):
-        check_equal(late.directory, tuned.choices, len(late.trials.arms["ra-v5-eager"]))
+    with pytest.raises(UserError, match=r"tuned\.json: baseline was chosen from 4 runs, .* would be from 8"):
+        check_equal(late.directory, tuned.choices, 2 * len(late.trials.arms["ra-v5-eager"]))
 
 
 def test_several_makes_add_to_what_each_other_chose_and_registered(tmp_path):
     tune = {"STUDY_TUNE": "LEARNING_RATE=1e-4,4e-4", "MIN_LR": "0"}
     plans = [planned(tmp_path, RA_MLA_ABLATION_STEPS=steps, **tune) for steps in ("baseline", "mla", "ra-mla")] * 3
     plans[0].directory.mkdir(parents=True)
-    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=())
+    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=(), seeds=(1001, 1002))
 
     def make(plan: Plan) -> None:
         assert plan.study is not None
@@ -193,22 +218,13 @@ def test_what_cannot_be_is_refused_in_a_line(symbols, message):
     assert "\n" not in str(error.value)
 
 
-@given(st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=5, unique=True), st.integers(0, 9))
-def test_more_values_lie_between_those_given(values, n):
-    asked = [f"{value:.6g}" for value in values]
-    if len({float(value) for value in asked}) < 2 or max(map(float, asked)) / min(map(float, asked)) < 2:
-        return
-    more = between("LEARNING_RATE", asked, n)
-    assert len(more) == n
-    assert all(min(map(float, asked)) <= float(value) <= max(map(float, asked)) for value in more)
-
-
-def test_between_whole_numbers_lie_whole_ones():
-    assert between("RA_V5_R", ["2", "16"], 2) == ["6", "3"]
-    with pytest.raises(UserError, match=r"RA_V5_R=2,4: .* 2 more between them"):
-        between("RA_V5_R", ["2", "4"], 2)
-    with pytest.raises(UserError, match=r"WEIGHT_DECAY=0,0.1"):
-        between("WEIGHT_DECAY", ["0", "0.1"], 1)
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=4, unique=True), st.integers(2, 20), st.integers(0, 100))
+def test_every_arm_gets_the_runs_it_should_on_the_seeds_asked_for_first(asked, settings, more):
+    study = replace(planned().study, tune_seeds=tuple(asked))
+    wanted = settings * len(asked) + more
+    seeds = trial_seeds(study, settings, wanted)
+    assert seeds[: len(asked)] == tuple(asked) and len(set(seeds)) == len(seeds)
+    assert wanted <= settings * len(seeds) < wanted + settings
 
 
 def test_edges():
@@ -279,7 +295,7 @@ def test_a_tuned_json_that_was_damaged_is_refused(tmp_path):
     assert plan.study is not None
     plan.directory.mkdir(parents=True)
     path = plan.directory / "tuned.json"
-    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=())
+    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=(), seeds=(1001, 1002))
     add_choices(plan.directory, plan.study, {"baseline": choice})
     good = json.loads(path.read_text())
     huge = {"arm": "baseline", "settings": {}, "val_loss": 10**400}

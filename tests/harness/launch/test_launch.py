@@ -157,4 +157,7 @@ def test_an_arm_that_was_asked_for_twice_has_the_more_trials(makes: Makes) -> No
         launch.run_plan(makes.plan(steps, **tune))
     plan = asked_plan(makes.plan(**tune).directory)
     assert plan.trials is not None
-    assert {arm: len(of) for arm, of in plan.trials.arms.items()} == {"baseline": 4, "ra-v5-eager": 4}
+    assert {arm: len(of) * len(plan.trials.seeds[arm]) for arm, of in plan.trials.arms.items()} == {
+        "baseline": 8,
+        "ra-v5-eager": 8,
+    }

@@ -74,6 +74,11 @@ def test_the_level_holds_under_the_rules_that_are_offered() -> None:
         [f.value for f in found if f.rule == f"costs in {o}"] for o in ("a fixed order", "an order drawn per seed")
     )
     assert min(fixed) > 0.5 and max(drawn) < 0.05
+    apart, beside = (
+        [f.value for f in found if f.rule == f"tuning: {rule}" and f.case.startswith("nothing there")]
+        for rule in ("each arm its lowest loss", "its reference's unless better")
+    )
+    assert max(beside) < 0.05 < max(apart)
 
 
 def test_the_docs_have_the_committed_figures() -> None:
