@@ -54,8 +54,8 @@ bases = st.sampled_from([path.name for path in list_defconfigs()])
 
 
 def makeflags(asked: list[tuple[str, str]]) -> str:
-    """What make puts into MAKEFLAGS for variables of its command line."""
-    words = [f"{name}={value}" for name, value in asked]
+    """What make puts into MAKEFLAGS for variables of its command line: it drops blanks before a value."""
+    words = [f"{name}={value.lstrip(' ')}" for name, value in asked]
     escaped = ["".join(f"\\{c}" if c.isspace() or c == "\\" else c for c in word).replace("$", "$$") for word in words]
     return " -- " + " ".join(escaped)
 
@@ -101,6 +101,7 @@ def check_taken(base: str, asked: list[tuple[str, str]]) -> None:
 @example("gpt2-baseline", [("RA_MLA_ABLATION_MODE", "y"), ("RA_MLA_ABLATION_STEPS", "1,99")])
 @example("gpt2-baseline", [("ABLATION_SEEDS", "a,b")])
 @example("gpt2-ra-v5-r-sweep", [("SEED", "7")])
+@example("gpt2-baseline", [("STUDY_TUNE", " ")])
 def test_a_configuration_holds_what_was_asked_for_or_is_not_written(base: str, asked: list[tuple[str, str]]) -> None:
     with work(makeflags(asked)):
         try:
