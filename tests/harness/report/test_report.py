@@ -204,6 +204,57 @@ def test_what_became_of_the_controls_is_said(tmp_path: Path) -> None:
         (tmp_path / "ra-v5-eager/seed-1/config").write_text(text.replace(f"CONFIG_STEP_CONTROL_{control}=y\n", ""))
 
 
+def as_control(path: Path, step: str, control: str) -> None:
+    with (path / step / "seed-1/config").open("a") as file:
+        file.write(f"CONFIG_STEP_CONTROL_{control}=y\n")
+
+
+@pytest.mark.parametrize("due", ["better", "worse", "equivalent"])
+@pytest.mark.parametrize(
+    ("verdict", "deltas"),
+    [
+        ("better", [-0.010, -0.011, -0.012]),
+        ("worse", [0.010, 0.011, 0.012]),
+        ("equivalent", [0.0, 0.0, 0.0]),
+        ("undecided", [0.02, -0.02, 0.0]),
+        ("undecided", [0.02, 0.03]),
+    ],
+)
+def test_a_control_that_is_decided_to_be_something_else_comes_first(
+    tmp_path: Path, due: str, verdict: str, deltas: list[float]
+) -> None:
+    write_pairs(tmp_path, deltas)
+    before = report_of(tmp_path).verdict
+    as_control(tmp_path, "ra-v5-eager", {"equivalent": "NULL"}.get(due, due.upper()))
+    found = report_of(tmp_path)
+    failed = (
+        f"A control failed: RA v5 is {verdict}, where it has to be {due}: whatever made it so may be behind every "
+        "verdict against Baseline, and none of them counts. "
+    )
+    assert found.verdict == (failed if verdict not in ("undecided", due) else "") + before
+    for name in ("report.html", "report.md"):
+        assert (failed.strip() in render(found, name)) == (found.verdict != before)
+
+
+def test_a_failed_control_is_said_of_its_reference_alone(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.0, 0.0, 0.0])
+    for step, reference in {"placebo": "baseline", "uniform": "baseline", "mla": "", "ra-mla": "mla"}.items():
+        for seed in (1, 2, 3):
+            loss = 3.5 - 0.01 * (step in ("placebo", "uniform")) + 0.001 * seed * (step == "uniform")
+            write_run(tmp_path, step, seed, val_loss=loss, title=step, reference=reference)
+    as_control(tmp_path, "placebo", "NULL")
+    assert report_of(tmp_path).verdict.startswith("A control failed: placebo is better, where it has to be equivalent:")
+    as_control(tmp_path, "uniform", "WORSE")
+    verdict = report_of(tmp_path).verdict
+    assert verdict.startswith(
+        "Controls failed: placebo is better, where it has to be equivalent; uniform is better, where it has to be worse"
+    )
+    assert "every verdict against Baseline, " in verdict and "verdict against mla" not in verdict
+    as_control(tmp_path, "ra-mla", "BETTER")
+    assert "A control failed: ra-mla is equivalent, where it has to be better: " in report_of(tmp_path).verdict
+    assert report_of(tmp_path).verdict.count("none of them counts") == 2
+
+
 @pytest.mark.parametrize(
     ("slope", "said"),
     [(0.67, r" nats/token, which is 4\.1 % of compute\.$"), (-0.67, r" nats/token\.$"), (1e-9, r" nats/token, .*$")],
