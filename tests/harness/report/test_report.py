@@ -279,6 +279,53 @@ def test_a_best_value_at_the_edge_of_what_was_tried_is_warned_of(tmp_path: Path)
     assert any("not here any more" in w for w in warnings)  # the trials that it was chosen from
 
 
+def write_choices(path: Path, choices: dict[str, dict[str, str]]) -> None:
+    """Two arms against the baseline, MLA and RA + MLA with a reference of its own, each tuned to what is given."""
+    write_pairs(path, [0.01, 0.02, 0.03])
+    for step, reference in {"gated-baseline": "baseline", "mla": "baseline", "ra-mla": "mla"}.items():
+        for seed in (1, 2, 3):
+            write_run(path, step, seed, title=step, reference=reference)
+    write_tuned(path, {arm: [(settings, 3.5)] for arm, settings in choices.items()})
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        # Nothing that both have is another value.
+        ({arm: {"LEARNING_RATE": "2e-3"} for arm in ("baseline", "ra-v5-eager", "gated-baseline")}, []),
+        ({"baseline": {"LEARNING_RATE": "2e-3"}, "ra-v5-eager": {"LEARNING_RATE": "0.002"}}, []),
+        ({"baseline": {"LEARNING_RATE": "2e-3"}, "ra-v5-eager": {"RA_V5_GATE_LR_MULT": "10"}}, []),
+        ({"ra-v5-eager": {"LEARNING_RATE": "2e-3"}}, []),  # of the reference nothing is known
+        ({"mla": {"MLA_KIND": "a"}, "ra-mla": {"MLA_KIND": "a"}}, []),
+        (
+            {"mla": {"MLA_KIND": "a"}, "ra-mla": {"MLA_KIND": "b"}},
+            ["MLA_KIND: tuned to a for mla, and to b for ra-mla"],
+        ),
+        (
+            {
+                "baseline": {"LEARNING_RATE": "2e-3"},
+                "ra-v5-eager": {"LEARNING_RATE": "2.8e-3", "RA_V5_GATE_LR_MULT": "1"},
+                "gated-baseline": {"LEARNING_RATE": "2.8e-3", "RA_V5_GATE_LR_MULT": "10"},
+                "mla": {"LEARNING_RATE": "1.4e-3"},
+                "ra-mla": {"LEARNING_RATE": "0.002"},
+            },
+            [
+                # RA v5 is held against the gated baseline besides, and RA + MLA against the baseline.
+                "LEARNING_RATE: tuned to 2e-3 for Baseline, and to 2.8e-3 for RA v5, gated-baseline; to 1.4e-3 for mla",
+                "RA_V5_GATE_LR_MULT: tuned to 10 for gated-baseline, and to 1 for RA v5",
+                "LEARNING_RATE: tuned to 1.4e-3 for mla, and to 0.002 for ra-mla",
+            ],
+        ),
+    ],
+)
+def test_what_was_tuned_to_different_values_is_warned_of(
+    tmp_path: Path, choices: dict[str, dict[str, str]], said: list[str]
+) -> None:
+    write_choices(tmp_path, choices)
+    found = [warning for warning in report_of(tmp_path).warnings if ": tuned to " in warning]
+    assert sorted(found) == sorted(f"{s}: what they differ by is also {s.partition(':')[0]}'s" for s in said)
+
+
 def test_arms_with_too_few_seeds_are_not_counted_among_what_would_have_been_shown(tmp_path: Path) -> None:
     write_pairs(tmp_path, [0.02, -0.02, 0.0])
     for step, seeds in {"mla": (1,), "ra-mla": (1, 2)}.items():
