@@ -13,6 +13,7 @@ from harness.evidence.registration import registration_errors
 from harness.evidence.retrained import retrained
 from harness.evidence.store import Experiment, load_experiment, run_directories
 from harness.evidence.tuned import tuning_errors
+from harness.report.apart import tuned_apart
 from harness.report.study import SENTENCE
 from harness.report.sweeps import edges
 
@@ -32,7 +33,7 @@ def doubts(experiment: Experiment) -> list[str]:
             for part in ("versions", "code", "hardware"):
                 if resumed[part] != provenance[part]:
                     found.append(f"{run.name}: was resumed at step {resumed['step']} with other {part} than it began")
-    found += edges(experiment)
+    found += [*edges(experiment), *tuned_apart(experiment)]
     if run_directories(trials := experiment.path / TRIALS):
         found += _against(retrained(load_experiment(trials)))
     for arm in experiment.arms:

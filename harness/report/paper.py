@@ -26,6 +26,7 @@ from harness.evidence.store import run_directories
 from harness.report.kv_memory import kv_memory
 from harness.report.numbers import MINUS, effect_interval, percent, signed
 from harness.report.pages import TEMPLATES
+from harness.report.paper_answer import answer
 from harness.report.paper_study import Study
 from harness.report.tables import Table
 
@@ -95,21 +96,9 @@ class Paper:
         raise UserError(f"{self.results / EXPERIMENTS[ANSWERS[-1]]}: holds no runs, and the answer is from them")
 
     def answer(self) -> str:
-        """What RA v5 is worth, in a sentence. README has it too."""
+        """What RA v5 is worth, in one to three sentences. README has it too."""
         _, study = self.answering
-        if not study.ra_v5:
-            raise UserError(f"{study.path}: no arm of RA v5 has been compared")
-        first, *others = study.ra_v5
-        effects = [
-            f"{study.arms[first.step].title} is worth {percent(first.compute)} of compute (95 % interval "
-            f"{effect_interval(first)}, n = {first.n}): {first.verdict}",
-            *(
-                f"{study.arms[c.step].title} {percent(c.compute)} ({effect_interval(c)}, n = {c.n}): {c.verdict}"
-                for c in others
-            ),
-        ]
-        how = "each arm tuned alike" if study.is_tuned else "not tuned"
-        return f"At {study.size}, {how}, {'; '.join(effects)}."
+        return answer(study)
 
     def figure(self) -> Path:
         """The picture of that answer."""

@@ -24,16 +24,17 @@ from harness.evidence.quality import GATE, GATE_THRESHOLD
 from harness.evidence.references import effective_slope
 from harness.evidence.registration import entries_of
 from harness.evidence.runs import RunRecord, data_hash, device_name
-from harness.evidence.stats import compare
+from harness.evidence.stats import compare, compare_besides
 from harness.evidence.store import Arm, Experiment, load_experiment
 from harness.evidence.tuned import tuned_of
 from harness.evidence.verdicts import margin_of
+from harness.report.apart import apart
 from harness.report.doubts import doubts
 from harness.report.numbers import DASH, count, effect_interval, p_value, percent, signed
 from harness.report.pages import escape_markdown
 from harness.report.study import SENTENCE, registration_facts
 from harness.report.tables import IN_COMPUTE, ITS_INTERVAL, Table, beside_table
-from harness.report.verdict import controls, verdict
+from harness.report.verdict import controls, failed_controls, verdict
 
 RA_V5 = "ra-v5"
 """How names of its steps begin."""
@@ -158,6 +159,37 @@ class Study:
     def ra_v5(self) -> list[Comparison]:
         """The first row of each arm of RA v5."""
         return [self.effect(step) for step in dict.fromkeys(c.step for c in self.losses) if step.startswith(RA_V5)]
+
+    @cached_property
+    def failed(self) -> list[Comparison]:
+        """The controls that came out as something else than they have to."""
+        return failed_controls(self.experiment, self.losses)
+
+    @cached_property
+    def besides(self) -> list[Comparison]:
+        """Arms against others than their reference, without verdict."""
+        return compare_besides(self.experiment)
+
+    def apart(self, c: Comparison) -> dict[str, tuple[str, str]]:
+        """Symbol -> the two values, of what was tuned to different ones for the two sides."""
+        return apart(tuned_of(self.experiment), self.arms[c.step], self.arms[c.reference])
+
+    @property
+    def failed_apart(self) -> str:
+        """Which controls that failed were tuned to something else than their reference; empty where none was."""
+        return "; ".join(
+            f"{self.name(c)} was tuned to `{symbol}` {value}, and {self.reference(c)} to {of_reference}"
+            for c in self.failed
+            for symbol, (value, of_reference) in self.apart(c).items()
+        )
+
+    def name(self, c: Comparison) -> str:
+        """The title of the arm that is compared."""
+        return self.arms[c.step].title
+
+    def reference(self, c: Comparison) -> str:
+        """The title of what it is compared with."""
+        return self.arms[c.reference].title
 
     @cached_property
     def table(self) -> Table:

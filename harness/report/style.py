@@ -7,6 +7,7 @@ marker in all of them. The same results give the same SVG.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,8 @@ def write_sketch(sketch: Sketch, directory: Path) -> Drawing:
     FigureCanvasAgg(sketch.figure)
     sketch.figure.draw_without_rendering()
     sketch.figure.set_layout_engine("none")  # laid out once; the layout takes longer than the drawing
+    for axes in sketch.figure.axes:
+        _thin_labels(axes)
     paths = {ending: directory / f"{sketch.name}.{ending}" for ending in ("png", "svg")}
     for ending, path in paths.items():
         metadata: dict[str, Any] = {"Software": None} if ending == "png" else {"Date": None, "Creator": None}
@@ -94,6 +97,16 @@ def write_sketch(sketch: Sketch, directory: Path) -> Drawing:
         sketch.figure.savefig(image, format=ending, metadata=metadata)
         write_atomic(path, lambda file, image=image: file.write(image.getvalue()))  # type: ignore[misc]
     return Drawing(name=sketch.name, title=sketch.title, caption=sketch.caption, **paths)
+
+
+def _thin_labels(axes: Axes) -> None:
+    """Below an axis, hide each label that would lie on one to its left, or all but touch it."""
+    free = -math.inf
+    for label in axes.get_xticklabels():
+        if label.get_visible():
+            box = label.get_window_extent()
+            label.set_visible(box.x0 > free)
+            free = box.x1 + box.height / 4 if box.x0 > free else free
 
 
 def look_of(arm: Arm, experiment: Experiment) -> dict[str, Any]:

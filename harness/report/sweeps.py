@@ -45,7 +45,7 @@ def _sweep_figure(experiment: Experiment, losses: Sequence[Comparison], symbol: 
     figure = Figure(figsize=(WIDTH, 3.0))
     axes = figure.subplots()
     values = sorted({x for line in lines for x in line})
-    is_log = _value_axis(axes, values, symbol)
+    is_log = _value_axis(axes, values, values, symbol)
     axes.axhline(0, color="black", linewidth=0.8)
     if in_compute:
         margin = margin_of(experiment)
@@ -126,13 +126,13 @@ def _rest_title(arm: Arm, symbol: str) -> str:
     return rest.title
 
 
-def _value_axis(axes: Axes, values: Sequence[float], symbol: str) -> bool:
-    """Put ticks at the values, on a logarithmic axis where they are spread like that. Returns whether they are."""
+def _value_axis(axes: Axes, values: Sequence[float], ticks: Sequence[float], symbol: str) -> bool:
+    """Put ticks on an axis of values, a logarithmic one where they are spread like that. Returns whether they are."""
     is_log = min(values) > 0 and max(values) / min(values) >= _LOG_FROM
     if is_log:
         axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(list(values), [f"{value / 1e6:.4g} M" if symbol == SIZE else f"{value:.6g}" for value in values])
+    axes.set_xticks(list(ticks), [f"{value / 1e6:.4g} M" if symbol == SIZE else f"{value:.6g}" for value in ticks])
     axes.set_xlabel("parameters" if symbol == SIZE else symbol)
     return is_log
 
@@ -209,6 +209,11 @@ def tuning_figure(experiment: Experiment) -> Sketch | None:
     symbols = list(dict.fromkeys(t.symbol for t in found))
     if not symbols:
         return None
+    # Of what was tried between those there may be many, and close together.
+    asked = {
+        symbol: {number for value in values if (number := _number(value)) is not None}
+        for symbol, values in parse_tuned(experiment.path / TUNED).asked
+    }
     figure = Figure(figsize=(WIDTH, 0.4 + 2.5 * len(symbols)))
     panels = figure.subplots(len(symbols), 1, squeeze=False)[:, 0]
     # Of an arm that is tuned and has no run yet there is the name alone.
@@ -216,7 +221,8 @@ def tuning_figure(experiment: Experiment) -> Sketch | None:
     coloured = replace(experiment, arms=tuple(arms.values()))
     for axes, symbol in zip(panels, symbols, strict=True):
         of_symbol = [t for t in found if t.symbol == symbol]
-        _value_axis(axes, sorted({float(value) for t in of_symbol for value in t.losses}), symbol)
+        values = sorted({float(value) for t in of_symbol for value in t.losses})
+        _value_axis(axes, values, sorted(asked.get(symbol, set()).intersection(values)), symbol)
         for t in of_symbol:
             look = look_of(arms[t.step], coloured)
             label = short(arms[t.step].title + " (best at the edge)" * t.at_edge)

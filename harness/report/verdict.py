@@ -16,9 +16,13 @@ from harness.report.numbers import DASH, count, effect_interval, mean_and_spread
 FEW = 3
 """Of more arms than these that are undecided, what each may be worth is left to the table."""
 
+DECIDED = ("better", "worse", "equivalent")
+"""Verdicts that a control fails by, where another is due."""
+
 
 def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
-    """One or two plain sentences on the final validation loss. That nothing can be said yet is a verdict too."""
+    """A few plain sentences on the final validation loss, first of all that a control failed, where one did. That
+    nothing can be said yet is a verdict too."""
     titles = {arm.step: arm.title for arm in experiment.arms}
     tested = [c for c in losses if c.n > 0]
     if not tested:
@@ -49,7 +53,7 @@ def verdict(experiment: Experiment, losses: Sequence[Comparison]) -> str:
         where = f"Where undecided{f' with {MIN_SEEDS} seeds or more' * bool(few)}"
         worth = _worth(open_ones, experiment)
         groups.append(f"{where}, these seeds would probably have shown a difference of {size} nats/token{worth}.")
-    return " ".join(filter(None, [*groups, *_waits(tested, titles)]))
+    return " ".join([*_failures(experiment, losses), *groups, *_waits(tested, titles)])
 
 
 def _worth(open_ones: Sequence[Comparison], experiment: Experiment) -> str:
@@ -126,6 +130,25 @@ def _amount(c: Comparison) -> str:
     assert c.delta_mean is not None
     relative = "" if c.relative is None else f", {signed(100 * c.relative, 2)} %"
     return f"{signed(c.delta_mean, 4)} nats/token{relative}"
+
+
+def failed_controls(experiment: Experiment, losses: Sequence[Comparison]) -> list[Comparison]:
+    """Those of the controls that came out as something else than they have to. One that is undecided did not fail: the
+    seeds were too few."""
+    due = {arm.step: arm.control for arm in experiment.arms}
+    return [c for c in losses if due[c.step] and c.verdict in DECIDED and c.verdict != due[c.step]]
+
+
+def _failures(experiment: Experiment, losses: Sequence[Comparison]) -> Iterator[str]:
+    """What controls failed, a sentence for each reference: comparisons with another are not touched by it."""
+    arms = {arm.step: arm for arm in experiment.arms}
+    failed = failed_controls(experiment, losses)
+    for reference in dict.fromkeys(c.reference for c in failed):
+        found = [_control(c, arms[c.step].title, arms[c.step].control) for c in failed if c.reference == reference]
+        yield (
+            f"{'A control' if len(found) == 1 else 'Controls'} failed: {'; '.join(found)}: whatever made it so may be "
+            f"behind every verdict against {arms[reference].title}, and none of them counts."
+        )
 
 
 def controls(experiment: Experiment, losses: Sequence[Comparison]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -25,7 +26,7 @@ from harness.report.figures import Drawing, draw_figures
 from harness.report.gates import final_gates, gates_over_training
 from harness.report.series import loss_against_flop, loss_curves
 from harness.report.style import STYLE, write_sketch
-from harness.report.sweeps import edges, sweep_figures, tuned
+from harness.report.sweeps import edges, sweep_figures, tuned, tuning_figure
 from tests.harness.synthetic_runs import write_ablation, write_run
 
 
@@ -208,8 +209,13 @@ def test_a_ladder_has_parameters_on_the_axis(tmp_path: Path) -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1 M", "16 M"]
 
 
-def write_tuned(path: Path, arms: dict[str, list[tuple[dict[str, str], float | None]]]) -> None:
-    """A tuned.json: of each arm the settings that were tried, with their losses; None of one that diverged."""
+def write_tuned(
+    path: Path,
+    arms: dict[str, list[tuple[dict[str, str], float | None]]],
+    asked: dict[str, list[str]] | None = None,
+) -> None:
+    """A tuned.json: of each arm the settings that were tried, with their losses; None of one that diverged. What was
+    asked for is all of them, if nothing else."""
     choices = {}
     for arm, trials in arms.items():
         best = min((loss, i) for i, (_, loss) in enumerate(trials) if loss is not None)[1]
@@ -218,7 +224,10 @@ def write_tuned(path: Path, arms: dict[str, list[tuple[dict[str, str], float | N
             "at_edge": at_edges(trials[best][0], [settings for settings, _ in trials]),
             "trials": [{"arm": arm, "settings": settings, "val_loss": loss} for settings, loss in trials],
         }
-    asked = {symbol: ["1"] for of in arms.values() for settings, _ in of for symbol in settings}
+    if asked is None:
+        asked = {}
+        for symbol, value in (of for trials in arms.values() for settings, _ in trials for of in settings.items()):
+            asked[symbol] = list(dict.fromkeys([*asked.get(symbol, []), value]))
     (path / "tuned.json").write_text(json.dumps({"asked": asked, "seeds": [101], "arms": choices}))
 
 
@@ -250,6 +259,38 @@ def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
     assert "MAX_ITERS" not in text_in(drawings["loss-vs-tokens"].svg)
     drawing = drawings["tuning"]
     assert "best at the edge" in text_in(drawing.svg) and "at an edge: LEARNING_RATE: " in drawing.caption
+
+
+@pytest.mark.parametrize(
+    ("asked", "between", "labels"),
+    [
+        (["7e-4", "1.4e-3", "2.8e-3"], ["0.000832", "0.00099", "0.00198"], ["0.0007", "0.0014", "0.0028"]),
+        (["1e-3", "1.01e-3", "4e-3"], [], ["0.001", "0.004"]),
+        (["0.00123", "0.00124", "0.00125"], ["0.001235"], ["0.00123", "0.00124", "0.00125"]),
+        ([f"{value:.3g}" for value in np.linspace(0.001, 0.002, 60)], [], None),
+        ([f"{value:.3g}" for value in np.geomspace(0.0001, 1, 60)], [], None),
+        (["1", "10"], [], ["1", "10"]),
+        (["1"], ["2", "3"], ["1"]),
+    ],
+)
+def test_labels_of_what_was_tuned_are_of_values_asked_for_and_apart(
+    tmp_path: Path, asked: list[str], between: list[str], labels: list[str] | None
+) -> None:
+    write_run(tmp_path, "baseline", 1)
+    trials: list[tuple[dict[str, str], float | None]] = [
+        ({"LEARNING_RATE": value}, 3.5 + i / 100) for i, value in enumerate([*asked, *between])
+    ]
+    write_tuned(tmp_path, {"baseline": trials}, {"LEARNING_RATE": asked})
+    with matplotlib.rc_context(STYLE):
+        sketch = tuning_figure(load_experiment(tmp_path))
+        assert sketch is not None
+        write_sketch(sketch, tmp_path)
+        sketch.figure.draw_without_rendering()
+        (axes,) = sketch.figure.axes
+        shown = [label for label in axes.get_xticklabels() if label.get_visible()]
+        assert labels is None or [label.get_text() for label in shown] == labels
+        boxes = [label.get_window_extent() for label in shown]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_sweeps_and_sizes_of_an_experiment_are_not_what_was_tuned(tmp_path: Path) -> None:

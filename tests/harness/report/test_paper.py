@@ -15,7 +15,9 @@ from gpt2.base.files import ROOT
 from harness.evidence.launches import Launch
 from harness.report import paper
 from harness.report.paper import EXPERIMENTS, MARKDOWN, MEASUREMENTS, TEMPLATE, Paper
+from harness.report.paper_answer import answer
 from harness.report.paper_pdf import write_pdf
+from harness.report.paper_study import Study
 from tests.harness.report.test_figures import write_tuned
 from tests.harness.synthetic_runs import write_config, write_lengths, write_run
 
@@ -100,6 +102,65 @@ def test_an_experiment_has_its_section_once_it_is_there(tmp_path: Path) -> None:
     assert re.search(r"^\| gpt2-ra-v5-study \| \d+ \| 2 \| 2\.00 \| 0\.50 \|$", text, re.MULTILINE)
     assert "- gpt2-controls was trained with the exact GELU" in text
     assert re.search(r"^\| ra-mla \| mla \| 4 \|", text, re.MULTILINE)
+
+
+def write_controlled(path: Path, *, placebo: float, due: str, reference: str = "baseline", apart: str = "") -> Study:
+    """That study with a gated baseline, and a placebo that is so much worse and has to be what is due; one arm was
+    tuned to another rate than all others."""
+    write_study(path)
+    for seed, loss in enumerate((3.42, 3.43, 3.41, 3.42), start=1):
+        run = write_run(path, "placebo", seed, val_loss=loss + placebo, title="placebo", reference=reference)
+        with (run / "config").open("a") as file:
+            file.write(f"CONFIG_STEP_CONTROL_{due}=y\n" * bool(due))
+        write_run(path, "gated-baseline", seed, val_loss=loss - 0.001 * seed, title="gated-baseline")
+    arms = ["baseline", "gated-baseline", "placebo", *(f"ra-v5-eager@RA_V5_R={r}" for r in (4, 8))]
+    write_tuned(path, {arm: [({"LEARNING_RATE": "2e-3" if arm == apart else "1e-3"}, 3.5)] for arm in arms})
+    return Study(path)
+
+
+@pytest.mark.parametrize(
+    ("placebo", "due", "reference"),
+    [
+        (0.0, "NULL", "baseline"),
+        (0.1, "WORSE", "baseline"),
+        (0.1, "", "baseline"),  # is no control
+        (0.1, "NULL", "mla"),  # touches what is compared with MLA alone
+    ],
+)
+def test_the_answer_is_by_the_baseline_unless_a_control_against_it_failed(
+    tmp_path: Path, placebo: float, due: str, reference: str
+) -> None:
+    found = answer(write_controlled(tmp_path, placebo=placebo, due=due, reference=reference))
+    assert re.fullmatch(r"At .*, each arm tuned alike, .* is worth .*: better\.", found)
+
+
+@pytest.mark.parametrize(
+    ("placebo", "due", "said"),
+    [(0.1, "NULL", "is worse .* has to be equivalent"), (-0.1, "WORSE", "is better .* has to be worse")],
+)
+@pytest.mark.parametrize(
+    ("apart", "beside"), [("", [4, 8]), ("placebo", [4, 8]), ("ra-v5-eager@RA_V5_R=4", [8]), ("gated-baseline", [])]
+)
+def test_where_a_control_failed_the_answer_is_what_it_does_not_touch(
+    tmp_path: Path, placebo: float, due: str, said: str, apart: str, beside: list[int]
+) -> None:
+    study = write_controlled(tmp_path, placebo=placebo, due=due, apart=apart)
+    first, *others = re.split(r"(?<=\.) (?=[A-Z])", answer(study))
+    assert re.fullmatch(
+        rf"At 124 M parameters and 16 M tokens a run a control failed: placebo {said}, so that no verdict against "
+        r"baseline counts, RA v5's included\.",
+        first,
+    )
+    if beside:  # arms that were tuned to the same
+        sentence = others.pop(0)
+        assert sentence.startswith("Beside gated-baseline, tuned to the same values and without verdict, ra-v5-eager (")
+        assert [int(r) for r in re.findall(r"RA_V5_R=(\d+)", sentence)] == beside
+    (sentence,) = others
+    assert re.fullmatch(
+        r"Against mla, which no failed control touches, ra-mla is worth \+.* % \(.*\): better\.", sentence
+    )
+    said_apart = "placebo was tuned to `LEARNING_RATE` 2e-3, and baseline to 1e-3"
+    assert study.failed_apart == said_apart * (apart == "placebo")
 
 
 def prose(template: str) -> str:

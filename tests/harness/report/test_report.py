@@ -204,6 +204,57 @@ def test_what_became_of_the_controls_is_said(tmp_path: Path) -> None:
         (tmp_path / "ra-v5-eager/seed-1/config").write_text(text.replace(f"CONFIG_STEP_CONTROL_{control}=y\n", ""))
 
 
+def as_control(path: Path, step: str, control: str) -> None:
+    with (path / step / "seed-1/config").open("a") as file:
+        file.write(f"CONFIG_STEP_CONTROL_{control}=y\n")
+
+
+@pytest.mark.parametrize("due", ["better", "worse", "equivalent"])
+@pytest.mark.parametrize(
+    ("verdict", "deltas"),
+    [
+        ("better", [-0.010, -0.011, -0.012]),
+        ("worse", [0.010, 0.011, 0.012]),
+        ("equivalent", [0.0, 0.0, 0.0]),
+        ("undecided", [0.02, -0.02, 0.0]),
+        ("undecided", [0.02, 0.03]),
+    ],
+)
+def test_a_control_that_is_decided_to_be_something_else_comes_first(
+    tmp_path: Path, due: str, verdict: str, deltas: list[float]
+) -> None:
+    write_pairs(tmp_path, deltas)
+    before = report_of(tmp_path).verdict
+    as_control(tmp_path, "ra-v5-eager", {"equivalent": "NULL"}.get(due, due.upper()))
+    found = report_of(tmp_path)
+    failed = (
+        f"A control failed: RA v5 is {verdict}, where it has to be {due}: whatever made it so may be behind every "
+        "verdict against Baseline, and none of them counts. "
+    )
+    assert found.verdict == (failed if verdict not in ("undecided", due) else "") + before
+    for name in ("report.html", "report.md"):
+        assert (failed.strip() in render(found, name)) == (found.verdict != before)
+
+
+def test_a_failed_control_is_said_of_its_reference_alone(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.0, 0.0, 0.0])
+    for step, reference in {"placebo": "baseline", "uniform": "baseline", "mla": "", "ra-mla": "mla"}.items():
+        for seed in (1, 2, 3):
+            loss = 3.5 - 0.01 * (step in ("placebo", "uniform")) + 0.001 * seed * (step == "uniform")
+            write_run(tmp_path, step, seed, val_loss=loss, title=step, reference=reference)
+    as_control(tmp_path, "placebo", "NULL")
+    assert report_of(tmp_path).verdict.startswith("A control failed: placebo is better, where it has to be equivalent:")
+    as_control(tmp_path, "uniform", "WORSE")
+    verdict = report_of(tmp_path).verdict
+    assert verdict.startswith(
+        "Controls failed: placebo is better, where it has to be equivalent; uniform is better, where it has to be worse"
+    )
+    assert "every verdict against Baseline, " in verdict and "verdict against mla" not in verdict
+    as_control(tmp_path, "ra-mla", "BETTER")
+    assert "A control failed: ra-mla is equivalent, where it has to be better: " in report_of(tmp_path).verdict
+    assert report_of(tmp_path).verdict.count("none of them counts") == 2
+
+
 @pytest.mark.parametrize(
     ("slope", "said"),
     [(0.67, r" nats/token, which is 4\.1 % of compute\.$"), (-0.67, r" nats/token\.$"), (1e-9, r" nats/token, .*$")],
@@ -226,6 +277,53 @@ def test_a_best_value_at_the_edge_of_what_was_tried_is_warned_of(tmp_path: Path)
         for w in warnings
     )
     assert any("not here any more" in w for w in warnings)  # the trials that it was chosen from
+
+
+def write_choices(path: Path, choices: dict[str, dict[str, str]]) -> None:
+    """Two arms against the baseline, MLA and RA + MLA with a reference of its own, each tuned to what is given."""
+    write_pairs(path, [0.01, 0.02, 0.03])
+    for step, reference in {"gated-baseline": "baseline", "mla": "baseline", "ra-mla": "mla"}.items():
+        for seed in (1, 2, 3):
+            write_run(path, step, seed, title=step, reference=reference)
+    write_tuned(path, {arm: [(settings, 3.5)] for arm, settings in choices.items()})
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        # Nothing that both have is another value.
+        ({arm: {"LEARNING_RATE": "2e-3"} for arm in ("baseline", "ra-v5-eager", "gated-baseline")}, []),
+        ({"baseline": {"LEARNING_RATE": "2e-3"}, "ra-v5-eager": {"LEARNING_RATE": "0.002"}}, []),
+        ({"baseline": {"LEARNING_RATE": "2e-3"}, "ra-v5-eager": {"RA_V5_GATE_LR_MULT": "10"}}, []),
+        ({"ra-v5-eager": {"LEARNING_RATE": "2e-3"}}, []),  # of the reference nothing is known
+        ({"mla": {"MLA_KIND": "a"}, "ra-mla": {"MLA_KIND": "a"}}, []),
+        (
+            {"mla": {"MLA_KIND": "a"}, "ra-mla": {"MLA_KIND": "b"}},
+            ["MLA_KIND: tuned to a for mla, and to b for ra-mla"],
+        ),
+        (
+            {
+                "baseline": {"LEARNING_RATE": "2e-3"},
+                "ra-v5-eager": {"LEARNING_RATE": "2.8e-3", "RA_V5_GATE_LR_MULT": "1"},
+                "gated-baseline": {"LEARNING_RATE": "2.8e-3", "RA_V5_GATE_LR_MULT": "10"},
+                "mla": {"LEARNING_RATE": "1.4e-3"},
+                "ra-mla": {"LEARNING_RATE": "0.002"},
+            },
+            [
+                # RA v5 is held against the gated baseline besides, and RA + MLA against the baseline.
+                "LEARNING_RATE: tuned to 2e-3 for Baseline, and to 2.8e-3 for RA v5, gated-baseline; to 1.4e-3 for mla",
+                "RA_V5_GATE_LR_MULT: tuned to 10 for gated-baseline, and to 1 for RA v5",
+                "LEARNING_RATE: tuned to 1.4e-3 for mla, and to 0.002 for ra-mla",
+            ],
+        ),
+    ],
+)
+def test_what_was_tuned_to_different_values_is_warned_of(
+    tmp_path: Path, choices: dict[str, dict[str, str]], said: list[str]
+) -> None:
+    write_choices(tmp_path, choices)
+    found = [warning for warning in report_of(tmp_path).warnings if ": tuned to " in warning]
+    assert sorted(found) == sorted(f"{s}: what they differ by is also {s.partition(':')[0]}'s" for s in said)
 
 
 def test_arms_with_too_few_seeds_are_not_counted_among_what_would_have_been_shown(tmp_path: Path) -> None:
