@@ -60,6 +60,7 @@ def trainer_pid(run: PlannedRun) -> int:
     return int((run.path / ".lock").read_text())
 
 
+@pytest.mark.slow
 def test_results_are_the_same_whatever_ran_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

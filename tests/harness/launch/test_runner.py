@@ -141,7 +141,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return plan
 
 
-@pytest.mark.parametrize("stop", ["Ctrl-C", pytest.param("SIGKILL", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", ["Ctrl-C", "SIGKILL"])
 def test_stopped_in_the_middle_and_continued_to_the_same_losses(tmp_path: Path, whole: Plan, stop: str) -> None:
     plan = planned(tmp_path, MODEL_NAME="parts", **LONG)
     plan.base.write(DOTCONFIG)
