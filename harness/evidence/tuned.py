@@ -70,7 +70,7 @@ def _choice_errors(path: Path, arm: str, choice: Choice, keeps: Mapping[str, str
     best = best_of(tried, keeps)
     if best is None or best.settings != choice.settings:
         found = "none" if best is None else _said(best.settings)
-        yield f"{path}: {arm} has {_said(choice.settings)}, and the best of its trials is {found}"
+        yield f"{path}: {arm} has {_said(choice.settings)}, and by its trials it is {found}"
     elif (edges := at_edges(best.settings, [of.settings for of in tried])) != list(choice.at_edge):
         yield f"{path}: {arm}: at_edge is {list(choice.at_edge)}, and {edges} by its trials"
 

@@ -268,7 +268,7 @@ class Study:
             {
                 "arm": [self._title(arm) for arm in choices],
                 "chosen": [", ".join(f"`{k}={v}`" for k, v in of.settings.items()) for of in choices.values()],
-                "trials": [str(len(of.trials)) for of in choices.values()],
+                "runs": [str(of.runs) for of in choices.values()],
                 "at the edge of": [", ".join(f"`{k}`" for k in of.at_edge) or "none" for of in choices.values()],
             },
             text_columns=2,

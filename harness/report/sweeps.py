@@ -195,7 +195,7 @@ def edges(experiment: Experiment) -> list[str]:
         if t.at_edge:
             at_edge.setdefault(t.symbol, []).append(t)
     return [
-        f"{symbol}: the best that was tried is at the edge of what was, {min(values, key=float)} to "
+        f"{symbol}: what was chosen is at the edge of what was tried, {min(values, key=float)} to "
         f"{max(values, key=float)}, for {', '.join(f'{t.step} ({t.best})' for t in found)}"
         for symbol, found in at_edge.items()
         if (values := [value for t in found for value in t.losses])
@@ -225,7 +225,7 @@ def tuning_figure(experiment: Experiment) -> Sketch | None:
         _value_axis(axes, values, sorted(asked.get(symbol, set()).intersection(values)), symbol)
         for t in of_symbol:
             look = look_of(arms[t.step], coloured)
-            label = short(arms[t.step].title + " (best at the edge)" * t.at_edge)
+            label = short(arms[t.step].title + " (chosen at the edge)" * t.at_edge)
             axes.plot([float(v) for v in t.losses], list(t.losses.values()), **look, label=label)
             size, width = (13, 1.6) if t.at_edge else (10, 0.9)
             at = float(t.best), t.losses[t.best]
@@ -238,7 +238,7 @@ def tuning_figure(experiment: Experiment) -> Sketch | None:
         name="tuning",
         title="What tuning tried",
         caption="Validation loss of the trials, mean over their seeds, the best over whatever else was tried at a "
-        "value. The ring marks the least of each arm"
+        "value. The ring marks what was chosen for each arm"
         + (f", a thick one where it is at an edge: {'; '.join(warned)}." if warned else "."),
         figure=figure,
     )

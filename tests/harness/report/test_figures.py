@@ -249,7 +249,7 @@ def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
         ("mla", "1e-3", False, 2),
     }
     assert edges(experiment) == [
-        "LEARNING_RATE: the best that was tried is at the edge of what was, 3e-4 to 3e-3, for ra-v5-eager (3e-3)"
+        "LEARNING_RATE: what was chosen is at the edge of what was tried, 3e-4 to 3e-3, for ra-v5-eager (3e-3)"
     ]
     # Neither trials nor lengths and reruns are arms of the other figures.
     for step in ("baseline@MAX_ITERS=400", "baseline@RERUN=1"):
@@ -258,7 +258,7 @@ def test_tuning_marks_the_best_and_warns_of_an_edge(tmp_path: Path) -> None:
     drawings = draw(tmp_path)
     assert "MAX_ITERS" not in text_in(drawings["loss-vs-tokens"].svg)
     drawing = drawings["tuning"]
-    assert "best at the edge" in text_in(drawing.svg) and "at an edge: LEARNING_RATE: " in drawing.caption
+    assert "chosen at the edge" in text_in(drawing.svg) and "at an edge: LEARNING_RATE: " in drawing.caption
 
 
 @pytest.mark.parametrize(
