@@ -10,7 +10,7 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,12 @@ def references(resolved: Resolved) -> tuple[str, ...]:
     return step_names(str(resolved.symbols["STEP_REFERENCE"]))
 
 
+def references_of(arm: str) -> tuple[str, ...]:
+    """The same of an arm of that name, by its step's fragment; none where there is no such step."""
+    base = arm.partition("@")[0]
+    return step_names(next((a.value for a in fragment(base) if a.symbol == "STEP_REFERENCE"), ""))
+
+
 def step_names(text: str) -> tuple[str, ...]:
     """The names in a text such as "mla,baseline", each once."""
     return tuple(dict.fromkeys(name for name in map(str.strip, text.split(",")) if name))
@@ -216,6 +222,12 @@ def fitting(step: str, arm: str, names: Iterable[str]) -> str | None:
     of_step = [name for name in names if name.partition("@")[0] == step]
     found = [name for name in of_step if swept_in(name) <= swept_in(arm) and size(name) == size(arm)]
     return max(found, key=lambda name: len(swept_in(name)), default=None)
+
+
+def reference_among(arm: str, steps: Iterable[str], names: Collection[str]) -> str | None:
+    """The arm, among these, that an arm is compared with. `steps`: its references, best first."""
+    own = arm.partition("@")[0]
+    return next(filter(None, (fitting(step, arm, names) for step in steps if step != own)), None)
 
 
 def refuse_sweep(setting: str, symbol: str, values: Sequence[str]) -> None:

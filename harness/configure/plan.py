@@ -28,7 +28,7 @@ from harness.configure.arms import (
     Arm,
     beside,
     compared_arms,
-    fitting,
+    reference_among,
     references,
     refuse_the_same_twice,
 )
@@ -46,9 +46,11 @@ from harness.configure.study import StudyConfig
 from harness.configure.tuning import (
     TRIALS,
     TUNED,
-    Choice,
+    Tuned,
+    check_runs,
     check_seeds,
     read_tuned,
+    runs_each,
     settings_of,
     trial_seeds,
     trials_of,
@@ -111,6 +113,9 @@ class Trials:
 
     seeds: Mapping[str, tuple[int, ...]]
     """Of each arm: those on which it tries each."""
+
+    runs: int
+    """How many each arm has of all its settings and seeds."""
 
     references: Mapping[str, str]
     """Of each arm that has one: the arm whose settings it keeps where nothing else is shown to be better."""
@@ -209,8 +214,9 @@ def _make_plan(base: Resolved, ablation: AblationConfig, asked: Iterable[Assignm
     compared = compared_arms(base, ablation.steps, study.sizes, ablation.sweep)
     tuned = read_tuned(ablation.directory, study) if study.tune else None
     choices = tuned.choices if tuned else {}
-    trials = _trials(base, compared, choices, ablation)
-    check_seeds(chain.from_iterable(of.seeds for of in choices.values()), ablation.seeds)
+    trials = _trials(base, compared, tuned, ablation)
+    if tuned:
+        check_seeds(chain.from_iterable(map(tuned.seeds_of, choices.values())), ablation.seeds)
     compared = [
         arm.with_settings(*(Assignment(*of, TUNED) for of in choices[arm.name].settings.items()))
         if arm.name in choices
@@ -296,38 +302,31 @@ def save(plan: Plan, path: Path = DOTCONFIG) -> None:
     plan.base.write(path)
 
 
-def _trials(
-    base: Resolved, compared: Sequence[Arm], known: Mapping[str, Choice], ablation: AblationConfig
-) -> Trials | None:
-    """What tunes the arms that are not yet, as many runs each as those had that are, or more; None where all are."""
+def _trials(base: Resolved, compared: Sequence[Arm], tuned: Tuned | None, ablation: AblationConfig) -> Trials | None:
+    """What tunes the arms that are not yet, each by as many runs as all others; None where all are."""
     study = ablation.study
+    known = tuned.choices if tuned else {}
     arms = [arm for arm in compared if arm.name not in known]
     if not study.tune or not arms:
         return None
     of_arms = {arm.name: trials_of(base, arm, study) for arm in arms}
-    fewest = max(map(len, of_arms.values())) * len(study.tune_seeds)
-    most = max([fewest, *(of.runs for of in known.values())])
-    seeds = {arm: trial_seeds(study, len(trials), most) for arm, trials in of_arms.items()}
+    settings = {arm: len(trials) for arm, trials in of_arms.items()}
+    if tuned:
+        check_runs(ablation.directory, tuned, settings)
+    each = (tuned.runs if tuned else None) or runs_each(settings.values(), len(study.tune_seeds))
+    seeds = {arm: trial_seeds(study.tune_seeds, n, each) for arm, n in settings.items()}
     check_seeds(chain.from_iterable(seeds.values()), ablation.seeds)
     directory = ablation.directory / TRIALS
     runs = [_runs_of_arm(base, trial, directory, seeds[arm]) for arm, trials in of_arms.items() for trial in trials]
+    steps = {arm.name: references(overlay(base, *arm.layers)) for arm in arms}
+    names = {arm.name for arm in compared} | known.keys()
     return Trials(
         plan=Plan(base=base, directory=directory, runs=_by_seed(runs)),
         arms={arm: {t.name: settings_of(t, study) for t in trials} for arm, trials in of_arms.items()},
         seeds=seeds,
-        references=_references_among(base, arms, [arm.name for arm in compared]),
+        runs=each,
+        references={arm: name for arm, of in steps.items() if (name := reference_among(arm, of, names))},
     )
-
-
-def _references_among(base: Resolved, arms: Sequence[Arm], names: Sequence[str]) -> dict[str, str]:
-    """Of each arm that has one: the first of its references that is among these."""
-    found = {}
-    for arm in arms:
-        own = arm.name.partition("@")[0]
-        steps = (step for step in references(overlay(base, *arm.layers)) if step != own)
-        if reference := next(filter(None, (fitting(step, arm.name, names) for step in steps)), None):
-            found[arm.name] = reference
-    return found
 
 
 def _also_on_noise(of_arms: Sequence[Sequence[PlannedRun]], seeds: int) -> frozenset[str]:

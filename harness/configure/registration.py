@@ -20,6 +20,7 @@ from gpt2.base.files import locked, read_json, write_json
 from gpt2.run.records import LINE, OBJECT, TEXT, WHOLE, Kind, is_finite, or_null
 from harness.configure.kconfig import list_steps
 from harness.configure.plan import Plan
+from harness.configure.tuning import read_tuned
 
 REGISTRATION = "registration.json"
 
@@ -173,7 +174,10 @@ def _tuning(plan: Plan) -> dict[str, Any] | None:
     study = plan.study
     if study is None or not study.tune:
         return None
-    return {"symbols": {symbol: list(values) for symbol, values in study.tune}, "seeds": list(study.tune_seeds)}
+    tuned = None if plan.trials else read_tuned(plan.directory, study)
+    runs = plan.trials.runs if plan.trials else tuned and tuned.runs
+    symbols = {symbol: list(values) for symbol, values in study.tune}
+    return {"symbols": symbols, "seeds": list(study.tune_seeds), **({"runs": runs} if runs else {})}
 
 
 def _question(plan: Plan) -> str:
@@ -212,6 +216,7 @@ def _is_tuning(value: Any) -> bool:
         isinstance(symbols, dict)
         and all(map(_list_of(TEXT.fits), symbols.values()))
         and _list_of(WHOLE.fits)(value.get("seeds"))
+        and (value.get("runs") is None or WHOLE.fits(value["runs"]))
     )
 
 

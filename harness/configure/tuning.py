@@ -9,7 +9,8 @@ and tries each on further seeds instead, so that all have had the same number of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,9 @@ TRIALS = "tuning"
 """Name of the directory of trials in the experiment's."""
 
 TUNED = "tuned.json"
+
+MAX_RUNS = 10**6
+"""An arm's, to be tuned: more is damage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +53,6 @@ class Choice:
     at_edge: tuple[str, ...]
     """Symbols of which the chosen value is the least or the greatest that was tried."""
 
-    seeds: tuple[int, ...]
-    """Of each of the trials."""
-
-    reference: str | None = None
-    """The arm whose settings it keeps where none of its own trials is shown to be better (evidence/tuning.py)."""
-
-    @property
-    def runs(self) -> int:
-        """How many runs it was chosen from."""
-        return len(self.trials) * len(self.seeds)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
@@ -67,10 +60,17 @@ class Tuned:
 
     asked: Sweep
     seeds: tuple[int, ...]
-    """Those that were asked for; an arm's own may be more."""
+    """Those that were asked for; an arm with few settings has more."""
+
+    runs: int | None
+    """How many each arm is chosen from; None in early records, where each arm has its lowest loss, on `seeds`."""
 
     choices: Mapping[str, Choice]
     """By arm."""
+
+    def seeds_of(self, choice: Choice) -> tuple[int, ...]:
+        """Those of each of an arm's trials."""
+        return self.seeds if self.runs is None else trial_seeds(self.seeds, len(choice.trials), self.runs)
 
 
 def trials_of(base: Resolved, arm: Arm, study: StudyConfig) -> list[Arm]:
@@ -82,30 +82,42 @@ def trials_of(base: Resolved, arm: Arm, study: StudyConfig) -> list[Arm]:
     return trials
 
 
-def trial_seeds(study: StudyConfig, settings: int, runs: int) -> tuple[int, ...]:
-    """The seeds on which an arm tries each of its settings, for `runs` runs in all: those asked for, or more where that
-    takes more, which come behind the greatest of them."""
-    more = -(-runs // settings) - len(study.tune_seeds)
-    last = max(study.tune_seeds)
-    return (*study.tune_seeds, *range(last + 1, last + 1 + more))
+def runs_each(settings: Collection[int], seeds: int) -> int:
+    """The fewest runs that each arm can have alike: `settings` of each arm, each tried on `seeds` at least."""
+    unit = math.lcm(*settings)
+    return unit * math.ceil(max(settings) * seeds / unit)
+
+
+def trial_seeds(asked: tuple[int, ...], settings: int, runs: int) -> tuple[int, ...]:
+    """The seeds on which an arm tries each of its settings, for so many `runs`: those asked for, and more behind."""
+    last = max(asked)
+    return (*asked, *range(last + 1, last + 1 + runs // settings - len(asked)))
 
 
 def check_seeds(of_trials: Iterable[int], of_comparison: Iterable[int]) -> None:
     """Raise UserError where a seed is to choose settings and to judge them."""
     if both := sorted(set(of_trials) & set(of_comparison)):
         raise UserError(
-            f"STUDY_TUNE_SEEDS: {', '.join(map(str, both))} is one of ABLATION_SEEDS too: what was chosen for its luck "
-            "with a seed cannot be judged by that seed, and arms with less to tune go on to further seeds: name others"
+            f"STUDY_TUNE_SEEDS: {', '.join(map(str, both))} {'is' if len(both) == 1 else 'are'} of ABLATION_SEEDS too: "
+            "what was chosen for its luck with a seed cannot be judged by that seed, and arms with few settings to try "
+            "go on to further seeds: name others"
         )
 
 
-def check_equal(directory: Path, choices: Mapping[str, Choice], runs: int) -> None:
-    """Raise UserError where arms were tuned by less than the others need. `runs`: the fewest that these can have."""
-    for arm, choice in choices.items():
-        if choice.runs < runs:
+def check_runs(directory: Path, tuned: Tuned, settings: Mapping[str, int]) -> None:
+    """Raise UserError where arms that are added cannot be tuned by as much as those before. `settings`: of each arm."""
+    begun = f"{directory / TUNED}: "
+    if tuned.runs is None and settings:
+        raise UserError(
+            f"{begun}is of an earlier version, in which each arm had its lowest loss: {', '.join(settings)} cannot be "
+            "tuned beside: choose another CONFIG_MODEL_NAME"
+        )
+    for arm, n in settings.items():
+        if tuned.runs is not None and (tuned.runs % n or tuned.runs < n * len(tuned.seeds)):
             raise UserError(
-                f"{directory / TUNED}: {arm} was chosen from {choice.runs} runs, and each arm that is added would be "
-                f"from {runs}: what was tuned more would win by it: choose another CONFIG_MODEL_NAME"
+                f"{begun}each arm is chosen from {tuned.runs} runs, and {arm} has {n} settings to try on "
+                f"{len(tuned.seeds)} seeds or more, each as often: what was tuned more would win by it: choose another "
+                "CONFIG_MODEL_NAME"
             )
 
 
@@ -137,26 +149,35 @@ def parse_tuned(path: Path) -> Tuned:
     """A tuned.json. Raises UserError where it is none."""
     content = read_json(path)
     try:
-        seeds = tuple(map(int, content["seeds"]))
-        return Tuned(
+        tuned = Tuned(
             asked=tuple((str(symbol), tuple(map(str, values))) for symbol, values in content["asked"].items()),
-            seeds=seeds,
-            choices={str(arm): _choice(of, seeds) for arm, of in content["arms"].items()},
+            seeds=tuple(map(int, content["seeds"])),
+            runs=None if "runs" not in content else int(content["runs"]),
+            choices={str(arm): _choice(of) for arm, of in content["arms"].items()},
         )
+        if (tuned.runs is not None and not 0 < tuned.runs <= MAX_RUNS) or not tuned.seeds:
+            raise ValueError(f"runs {tuned.runs}, seeds {list(tuned.seeds)}")
+        return tuned
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: is not what docs/results.md says of it: {shown(repr(error), 200)}") from None
 
 
-def add_choices(directory: Path, study: StudyConfig, choices: Mapping[str, Choice]) -> None:
+def add_choices(directory: Path, study: StudyConfig, runs: int, choices: Mapping[str, Choice]) -> None:
     """Keep what was chosen beside what was before, or by another make meanwhile. Of an arm the first choice stands.
 
-    Without any it is kept what is asked for, so that nothing else can be from now on. Raises UserError as `read_tuned`.
+    Without any it is kept what is asked for, and from how many `runs` each arm is chosen, so that nothing else can be
+    from now on. Raises UserError as `read_tuned`, and where another make has begun with another number of runs.
     """
     with locked(directory / TUNED):
         known = read_tuned(directory, study)
+        if known is not None and known.runs not in (None, runs):
+            raise UserError(
+                f"{directory / TUNED}: another make has begun to choose each arm from {known.runs} runs, and this one "
+                f"would from {runs}: run make again"
+            )
         merged = {**choices, **(known.choices if known else {})}
         if known is None or merged.keys() != known.choices.keys():
-            write_tuned(directory, Tuned(asked=study.tune, seeds=study.tune_seeds, choices=merged))
+            write_tuned(directory, Tuned(asked=study.tune, seeds=study.tune_seeds, runs=runs, choices=merged))
 
 
 def write_tuned(directory: Path, tuned: Tuned) -> None:
@@ -166,12 +187,11 @@ def write_tuned(directory: Path, tuned: Tuned) -> None:
         {
             "asked": {symbol: list(values) for symbol, values in tuned.asked},
             "seeds": list(tuned.seeds),
+            **({} if tuned.runs is None else {"runs": tuned.runs}),
             "arms": {
                 arm: {
                     "settings": dict(choice.settings),
                     "at_edge": list(choice.at_edge),
-                    "seeds": list(choice.seeds),
-                    "reference": choice.reference,
                     "trials": [
                         {"arm": t.arm, "settings": dict(t.settings), "val_loss": t.val_loss} for t in choice.trials
                     ],
@@ -182,12 +202,8 @@ def write_tuned(directory: Path, tuned: Tuned) -> None:
     )
 
 
-def _choice(of: Mapping[str, object], seeds: tuple[int, ...]) -> Choice:
-    """`seeds`: the experiment's, which all arms have in early records, where they keep to no reference."""
-    reference = of.get("reference")
+def _choice(of: Mapping[str, object]) -> Choice:
     return Choice(
-        seeds=tuple(map(int, of.get("seeds", seeds))),  # type: ignore[call-overload]
-        reference=None if reference is None else str(reference),
         settings=_texts(of["settings"]),
         at_edge=tuple(map(str, of["at_edge"])),  # type: ignore[call-overload]
         trials=tuple(

@@ -6,11 +6,13 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 from gpt2.base.errors import UserError
+from harness.configure.arms import reference_among, references_of
 from harness.configure.directories import seed_directory
 from harness.configure.registration import REGISTRATION
 from harness.configure.tuning import TRIALS, TUNED, Choice, Tuned, parse_tuned
@@ -37,42 +39,53 @@ def tuning_errors(experiment: Experiment) -> Iterator[str]:
             yield f"{path}: is not here, though arms were to be tuned: nothing says how their settings were chosen"
         return
     tuned = parse_tuned(path)
-    said = {"symbols": {symbol: list(values) for symbol, values in tuned.asked}, "seeds": list(tuned.seeds)}
+    said: dict[str, object] = {"symbols": {symbol: list(values) for symbol, values in tuned.asked}}
+    said |= {"seeds": list(tuned.seeds), **({} if tuned.runs is None else {"runs": tuned.runs})}
     if asked and said not in asked:
         yield f"{path}: was chosen from other values or seeds than {REGISTRATION} has"
     if not (experiment.path / TRIALS).is_dir():
         yield f"{path}: the trials that it was chosen from ({experiment.path / TRIALS}) are not here any more"
     else:
-        for name, choice in tuned.choices.items():
-            yield from _choice_errors(path, name, choice, _keeps(tuned, choice))
+        steps = {arm.step: arm.references for arm in experiment.arms}
+        for name in tuned.choices:
+            yield from _choice_errors(path, tuned, name, steps.get(name, references_of(name)))
     yield from _unlike_choices(experiment, tuned)
 
 
-def _keeps(tuned: Tuned, choice: Choice) -> Mapping[str, str]:
-    """The settings that an arm keeps of its reference where nothing else is shown to be better."""
-    reference = tuned.choices.get(choice.reference or "")
-    return reference.settings if reference else {}
-
-
-def _choice_errors(path: Path, arm: str, choice: Choice, keeps: Mapping[str, str]) -> Iterator[str]:
-    """What another choice would have been made by."""
-    tried = []
+def _choice_errors(path: Path, tuned: Tuned, arm: str, references: Sequence[str]) -> Iterator[str]:
+    """What another choice would have been made by. `references`: the steps that the arm is compared with."""
+    choice = tuned.choices[arm]
+    reference = None if tuned.runs is None else reference_among(arm, references, tuned.choices)
+    if tuned.runs is not None and (missing := _not_tried(tuned, choice)):
+        yield f"{path}: {arm} was not tried with {missing}"
+        return
+    tried, seeds = [], tuned.seeds_of(choice)
     for trial in choice.trials:
         of_arm = path.parent / TRIALS / trial.arm
         try:
-            losses = losses_of([load_run(of_arm / seed_directory(seed), trial.arm, seed) for seed in choice.seeds])
+            losses = losses_of([load_run(of_arm / seed_directory(seed), trial.arm, seed) for seed in seeds])
         except UserError as error:
             yield f"{path}: cannot be checked: {error}"
             return
         if mean(losses) != trial.val_loss:
             yield f"{path}: {trial.arm} came to {trial.val_loss}, and {mean(losses)} by its runs in {TRIALS}/"
         tried.append(Tried(arm=trial.arm, settings=trial.settings, losses=losses))
-    best = best_of(tried, keeps)
+    best = best_of(tried, tuned.choices[reference].settings if reference else {})
     if best is None or best.settings != choice.settings:
         found = "none" if best is None else _said(best.settings)
         yield f"{path}: {arm} has {_said(choice.settings)}, and by its trials it is {found}"
     elif (edges := at_edges(best.settings, [of.settings for of in tried])) != list(choice.at_edge):
         yield f"{path}: {arm}: at_edge is {list(choice.at_edge)}, and {edges} by its trials"
+
+
+def _not_tried(tuned: Tuned, choice: Choice) -> str:
+    """A setting that was asked for and is not among an arm's trials; empty where there is none."""
+    tried = [dict(trial.settings) for trial in choice.trials]
+    concern = [(symbol, values) for symbol, values in tuned.asked if any(symbol in of for of in tried)]
+    names = [symbol for symbol, _ in concern]
+    asked = [dict(zip(names, values, strict=True)) for values in product(*(values for _, values in concern))]
+    missing = next((of for of in asked if of not in tried), None)
+    return "" if missing is None else _said(missing)
 
 
 def _unlike_choices(experiment: Experiment, tuned: Tuned) -> Iterator[str]:

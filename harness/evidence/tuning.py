@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from gpt2.base.errors import UserError
 from gpt2.run.records import NONFINITE
 from harness.configure.plan import Trials
 from harness.configure.tuning import Choice, Trial
+from harness.evidence.paired import ALPHA, paired_test
+from harness.evidence.pooled import equal_variances, pooled_test
 from harness.evidence.runs import RunRecord, load_run
 
 LEVEL = 0.05
@@ -55,37 +56,33 @@ def choose(trials: Trials, known: Mapping[str, Choice] | None = None) -> dict[st
     choices = dict(known or {})
     waiting = [arm for arm in trials.arms if arm not in choices]
     while waiting:
-        # References first. In a circle of them, which no shipped step is in, the first has none.
         ready = [arm for arm in waiting if trials.references.get(arm) not in waiting]
-        for arm in ready or waiting[:1]:
-            reference = trials.references.get(arm)
-            reference = reference if reference in choices else None
-            tried = [
-                Tried(arm=name, settings=settings, losses=losses_of(runs[name]))
-                for name, settings in trials.arms[arm].items()
-            ]
-            keeps = choices[reference].settings if reference else {}
-            best = best_of(tried, keeps)
-            if best is None:
-                raise UserError(f"{trials.plan.directory}: every trial of {arm} diverged: give STUDY_TUNE other values")
-            choices[arm] = Choice(
-                settings=best.settings,
-                trials=tuple(of.trial for of in tried),
-                at_edge=tuple(at_edges(best.settings, [of.settings for of in tried])),
-                seeds=trials.seeds[arm],
-                reference=reference,
-            )
+        if not ready:
+            raise UserError(f"{', '.join(waiting)}: each is another's STEP_REFERENCE: one has to be chosen first")
+        for arm in ready:
+            choices[arm] = _choice(trials, arm, runs, choices)
             waiting.remove(arm)
     return {arm: choices[arm] for arm in trials.arms}
+
+
+def _choice(trials: Trials, arm: str, runs: Mapping[str, Sequence[RunRecord]], known: Mapping[str, Choice]) -> Choice:
+    settings = trials.arms[arm]
+    tried = [Tried(arm=name, settings=settings[name], losses=losses_of(runs[name])) for name in settings]
+    reference = known.get(trials.references.get(arm, ""))
+    best = best_of(tried, reference.settings if reference else {})
+    if best is None:
+        raise UserError(f"{trials.plan.directory}: every trial of {arm} diverged: give STUDY_TUNE other values")
+    edges = at_edges(best.settings, [of.settings for of in tried])
+    return Choice(settings=best.settings, trials=tuple(of.trial for of in tried), at_edge=tuple(edges))
 
 
 def best_of(tried: Sequence[Tried], keeps: Mapping[str, str]) -> Tried | None:
     """What an arm's trials show to be best. `keeps`: what its reference has. None where all of them diverged.
 
     Where a trial has what the reference has, in all that both tune, another is chosen only if it is better by a
-    one-sided t-test at LEVEL, with Bonferroni's correction for as many others as there are. Its error is what a seed
-    does to some settings and not to others, pooled over all that did not diverge: two seeds have no degree of freedom
-    to spare for each pair.
+    one-sided t-test at LEVEL, with Bonferroni's correction for as many others as there are. Its error is pooled over
+    all that did not diverge, two seeds being too few for a pair's own, unless one is noisier than the rest: near the
+    edge of what trains a single setting would hide all others.
     """
     ended = [of for of in tried if of.losses is not None]
     best = min(ended, key=_mean, default=None)
@@ -93,17 +90,18 @@ def best_of(tried: Sequence[Tried], keeps: Mapping[str, str]) -> Tried | None:
     if best is None or not kept or best in kept:
         return best
     own = min(kept, key=_mean)
-    losses = np.array([of.losses for of in ended])  # settings, seeds
-    settings, seeds = losses.shape
-    freedom = (settings - 1) * (seeds - 1)
-    if freedom == 0:
+    losses = np.array([of.losses for of in ended])
+    if losses.shape[1] < 2:
         return own
-    rest = losses - losses.mean(axis=0) - losses.mean(axis=1, keepdims=True) + losses.mean()
-    error = np.sqrt(2 * (rest**2).sum() / freedom / seeds)
-    gain = _mean(own) - _mean(best)
+    at_own, at_best = ended.index(own), ended.index(best)
+    noisier = equal_variances(losses)
+    if noisier is None or noisier >= ALPHA:
+        test = pooled_test(losses, arm=at_own, reference=at_best)
+    else:
+        test = paired_test((losses[at_own] - losses[at_best]).tolist())
     others = len(ended) - len(kept)
-    is_better = gain > error * student.isf(LEVEL / others, freedom)
-    return best if is_better else own
+    assert test.p_value is not None
+    return best if test.p_value / 2 < LEVEL / others else own
 
 
 def at_edges(best: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> list[str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
+from harness.configure.arms import reference_among, references_of
 from harness.configure.gate_noise import write_noise
 from harness.configure.plan import Plan, Trials
-from harness.configure.requests import asked_plan
+from harness.configure.requests import asked_plan, requests
 from harness.configure.slurm import slurm_config
-from harness.configure.tuning import Choice, Tuned, add_choices, check_equal, read_tuned
+from harness.configure.tuning import TUNED, add_choices, check_seeds, read_tuned
 from harness.evidence.tuning import choose
 from harness.launch import runner, slurm
 
@@ -29,8 +31,8 @@ def run_plan(plan: Plan, given: Sequence[Assignment] = (), *, began: float | Non
         assert plan.study is not None
         _refuse_late_tuning(plan, plan.trials)
         runner.get_ready_to_run(plan)  # so that what is asked for is registered before the first trial
-        add_choices(plan.directory, plan.study, {})
-        print(f"tuning first: {len(plan.trials.plan.runs)} trials in {plan.trials.plan.directory}", flush=True)
+        add_choices(plan.directory, plan.study, plan.trials.runs, {})
+        print(f"tuning first: {len(plan.trials.plan.runs)} runs in {plan.trials.plan.directory}", flush=True)
         if _train(plan.trials.plan, given, began) == 130:
             return 130
         plan, began = _tuned(plan), None
@@ -54,34 +56,36 @@ def _train(plan: Plan, given: Sequence[Assignment], began: float | None) -> int:
 def _tuned(plan: Plan) -> Plan:
     """A plan with its arms at the best that their trials found, which is kept in tuned.json."""
     assert plan.trials is not None and plan.study is not None
+    trials = plan.trials
     before = read_tuned(plan.directory, plan.study)
-    add_choices(plan.directory, plan.study, choose(plan.trials, before.choices if before else {}))
+    add_choices(plan.directory, plan.study, trials.runs, choose(trials, before.choices if before else {}))
     tuned = read_tuned(plan.directory, plan.study)
     assert tuned is not None
-    for arm in plan.trials.arms:
+    for arm, reference in ((arm, trials.references.get(arm)) for arm in trials.arms):
         choice = tuned.choices[arm]
         chosen = ", ".join(f"{symbol}={value}" for symbol, value in choice.settings.items())
+        beside = f", beside {reference}" if reference else ""
         edge = f", at the edge of what was tried of {' and '.join(choice.at_edge)}" * bool(choice.at_edge)
-        print(f"{arm}: {chosen}, from {choice.runs} trials{_beside(choice, tuned)}{edge}", flush=True)
+        print(f"{arm}: {chosen}, from {trials.runs} runs{beside}{edge}", flush=True)
     runs = {run.name: run for run in asked_plan(plan.directory).runs}
     return replace(plan, runs=tuple(runs[run.name] for run in plan.runs), trials=None)
 
 
-def _beside(choice: Choice, tuned: Tuned) -> str:
-    """How a choice stands to that of its reference."""
-    if choice.reference is None:
-        return ""
-    keeps = tuned.choices[choice.reference].settings
-    is_kept = all(choice.settings.get(symbol, value) == value for symbol, value in keeps.items())
-    return f", {'as' if is_kept else 'shown to be better than that of'} {choice.reference}"
-
-
 def _refuse_late_tuning(plan: Plan, trials: Trials) -> None:
-    """Raise UserError where an arm that is to be tuned has begun without, or others were tuned less or more."""
+    """Raise UserError where an arm that is to be tuned has begun without, others were tuned without it, or its trials
+    would go by seeds that judge others."""
     assert plan.study is not None
     tuned = read_tuned(plan.directory, plan.study)
-    fewest = max(map(len, trials.arms.values())) * len(plan.study.tune_seeds)
-    check_equal(plan.directory, tuned.choices if tuned else {}, fewest)
+    known = tuned.choices if tuned else {}
+    if requests(plan.directory):
+        check_seeds(chain.from_iterable(trials.seeds.values()), {run.seed for run in asked_plan(plan.directory).runs})
+    for arm in known:
+        steps = references_of(arm)
+        if (late := reference_among(arm, steps, {*known, *trials.arms})) != reference_among(arm, steps, known):
+            raise UserError(
+                f"{plan.directory / TUNED}: {arm} was tuned before {late}, which it is to be compared with, and so not "
+                "beside it: that is another experiment: choose another CONFIG_MODEL_NAME"
+            )
     for run in plan.runs:
         if run.step in trials.arms and (run.path / "provenance.json").exists():
             raise UserError(

@@ -315,12 +315,15 @@ def _tuning(s: Simulation) -> Iterator[Finding]:
     """An arm that is its reference by another route, tuned apart and beside it, and one that another setting suits."""
     flat = SLOPES["after 16 M tokens"] * math.log1p(MARGIN) * np.array([1.0, 0.0, 1.0])
     far = SLOPES["after 16 M tokens"] * math.log1p(0.03) * np.array([2.0, 1.0, 0.0])
-    for case, of_arm, what in (
-        ("nothing there, rates 1% apart", flat, "another rate than its reference's"),
-        ("another rate better by 3%", far, "that rate"),
+    edge = np.array([1.0, 1.0, 8.0])  # as losses spread at 1e-3 and at 2.8e-3 in results/h100/gpt2-ra-v5-study
+    for case, of_arm, noisy, what in (
+        ("nothing there, rates 1% apart", flat, 1.0, "another rate than its reference's"),
+        ("the same, the highest rate 8 times as noisy", flat, edge, "another rate than its reference's"),
+        ("another rate better by 3%", far, 1.0, "that rate"),
+        ("the same, the lowest rate 8 times as noisy", far, edge[::-1], "that rate"),
     ):
         for n in (2, 4):
-            trials = s.rng.normal(0, RUN_SD, (2, s.draws, RATES, n))
+            trials = s.rng.normal(0, RUN_SD, (2, s.draws, RATES, n)) * np.reshape(noisy, (-1, 1))
             reference = [_best(losses) for losses in flat[:, None] + trials[0]]
             arm = of_arm[:, None] + trials[1]
             apart = [_best(losses) for losses in arm]

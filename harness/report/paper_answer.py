@@ -18,9 +18,7 @@ def answer(study: Study) -> str:
     """One to three sentences. UserError where no arm of RA v5 has been compared."""
     if not study.ra_v5:
         raise UserError(f"{study.path}: no arm of RA v5 has been compared")
-    references = {c.reference for c in study.ra_v5}
-    failed = [c for c in study.failed if c.reference in references]
-    return " ".join(_what_counts(study, failed)) if failed else _effects(study)
+    return " ".join(_what_counts(study, study.ra_v5_failed)) if study.ra_v5_failed else _effects(study)
 
 
 def _effects(study: Study) -> str:

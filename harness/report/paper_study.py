@@ -16,6 +16,7 @@ import numpy as np
 from gpt2.base.errors import UserError
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
+from harness.configure.tuning import Tuned
 from harness.evidence.comparison import Comparison
 from harness.evidence.gate_noise import Superiority, noise_of, of_heads, superiority
 from harness.evidence.launches import Launch, device_hours, launches_of, mean_efficiency
@@ -71,7 +72,7 @@ class Study:
 
     @property
     def is_tuned(self) -> bool:
-        return tuned_of(self.experiment) is not None
+        return self._tuned is not None
 
     # How large, and on what
 
@@ -165,14 +166,24 @@ class Study:
         """The controls that came out as something else than they have to."""
         return failed_controls(self.experiment, self.losses)
 
+    @property
+    def ra_v5_failed(self) -> list[Comparison]:
+        """Those of them that RA v5 shares its reference with."""
+        references = {c.reference for c in self.ra_v5}
+        return [c for c in self.failed if c.reference in references]
+
     @cached_property
     def besides(self) -> list[Comparison]:
         """Arms against others than their reference, without verdict."""
         return compare_besides(self.experiment)
 
+    @cached_property
+    def _tuned(self) -> Tuned | None:
+        return tuned_of(self.experiment)
+
     def apart(self, c: Comparison) -> dict[str, tuple[str, str]]:
         """Symbol -> the two values, of what was tuned to different ones for the two sides."""
-        return apart(tuned_of(self.experiment), self.arms[c.step], self.arms[c.reference])
+        return apart(self._tuned, self.arms[c.step], self.arms[c.reference])
 
     @property
     def failed_apart(self) -> str:
@@ -260,7 +271,7 @@ class Study:
     @cached_property
     def tuning(self) -> Table | None:
         """What was chosen for each arm; None where nothing was tuned."""
-        tuned = tuned_of(self.experiment)
+        tuned = self._tuned
         if tuned is None:
             return None
         choices = tuned.choices
@@ -268,7 +279,7 @@ class Study:
             {
                 "arm": [self._title(arm) for arm in choices],
                 "chosen": [", ".join(f"`{k}={v}`" for k, v in of.settings.items()) for of in choices.values()],
-                "runs": [str(of.runs) for of in choices.values()],
+                "runs": [str(len(of.trials) * len(tuned.seeds_of(of))) for of in choices.values()],
                 "at the edge of": [", ".join(f"`{k}`" for k in of.at_edge) or "none" for of in choices.values()],
             },
             text_columns=2,

@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from gpt2.dotconfig import resolve
 from gpt2.run.records import NONFINITE
 from harness.configure.plan import Plan, PlannedRun, make_plan, running_order
 from harness.configure.registration import read_registration, register
-from harness.configure.tuning import Choice, Trial, Tuned, add_choices, check_equal, read_tuned, trial_seeds
+from harness.configure.tuning import Choice, Trial, Tuned, add_choices, read_tuned, runs_each, trial_seeds
 from harness.evidence.tuning import at_edges, choose
 from tests.harness.synthetic_runs import write_run
 
@@ -85,18 +84,16 @@ def test_every_arm_has_as_many_trials_on_seeds_of_their_own():
 def test_the_further_seeds_of_trials_judge_nothing_either(tmp_path):
     tune = {"STUDY_TUNE": "LEARNING_RATE=1e-4,4e-4;RA_V5_GATE_LR_MULT=1,10", "MIN_LR": "0", "STUDY_TUNE_SEEDS": "7,8"}
     for seeds in ("9", "1,10"):
-        with pytest.raises(UserError, match=r"STUDY_TUNE_SEEDS: (9|10) is one of ABLATION_SEEDS too"):
+        with pytest.raises(UserError, match=r"STUDY_TUNE_SEEDS: (9|10) is of ABLATION_SEEDS too"):
             planned(tmp_path, ABLATION_SEEDS=seeds, **tune)
     # Nor do they when they were used earlier.
     plan = planned(tmp_path, ABLATION_SEEDS="1", **tune)
     assert plan.study is not None and plan.trials is not None
     plan.directory.mkdir(parents=True)
-    choices = {
-        arm: Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=(), seeds=seeds)
-        for arm, seeds in plan.trials.seeds.items()
-    }
-    add_choices(plan.directory, plan.study, choices)
-    with pytest.raises(UserError, match=r"STUDY_TUNE_SEEDS: 9 is one of ABLATION_SEEDS too"):
+    tried = (Trial(arm="x", settings={"LEARNING_RATE": "1e-4"}, val_loss=3.0),) * 2
+    choices = {arm: Choice(settings={"LEARNING_RATE": "1e-4"}, trials=tried, at_edge=()) for arm in plan.trials.arms}
+    add_choices(plan.directory, plan.study, plan.trials.runs, choices)
+    with pytest.raises(UserError, match=r"STUDY_TUNE_SEEDS: 9 is of ABLATION_SEEDS too"):
         planned(tmp_path, ABLATION_SEEDS="1,9", **tune)
 
 
@@ -113,9 +110,9 @@ def test_what_was_tuned_is_what_is_compared(tmp_path):
         "ra-v5-eager": "4e-4",
         "mla": "1e-4",
     }
-    add_choices(before.directory, before.study, choices)
+    add_choices(before.directory, before.study, before.trials.runs, choices)
     assert read_tuned(before.directory, before.study) == Tuned(
-        asked=before.study.tune, seeds=before.study.tune_seeds, choices=choices
+        asked=before.study.tune, seeds=before.study.tune_seeds, runs=4, choices=choices
     )
     after = planned(tmp_path, **symbols)
     assert after.trials is None
@@ -129,46 +126,48 @@ def test_what_was_tuned_is_what_is_compared(tmp_path):
         planned(tmp_path, **symbols | {"STUDY_TUNE": "LEARNING_RATE=1e-4,3e-4"})
 
 
-def test_an_arm_that_is_added_has_as_many_trials_as_those_before(tmp_path):
+def test_an_arm_that_is_added_has_as_many_runs_as_those_before(tmp_path):
     """Or it would win, or lose, by its tuning."""
     tune = {"STUDY_TUNE": "LEARNING_RATE=1e-4,4e-4;RA_V5_GATE_LR_MULT=1,10", "MIN_LR": "0"}
 
-    def chosen(plan: Plan, n: int) -> dict[str, Choice]:
-        assert plan.trials is not None
-        trial = Trial(arm="x", settings={"LEARNING_RATE": "1e-4"}, val_loss=3.0)
-        return {
-            arm: Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(trial,) * n, at_edge=(), seeds=(1001, 1002))
-            for arm in plan.trials.arms
-        }
+    def begun(folder: Path, steps: str) -> Plan:
+        plan = planned(folder, RA_MLA_ABLATION_STEPS=steps, **tune)
+        assert plan.study is not None and plan.trials is not None
+        plan.directory.mkdir(parents=True)
+        add_choices(plan.directory, plan.study, plan.trials.runs, {})
+        return plan
 
-    both = planned(tmp_path, RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager", **tune)
-    both.directory.mkdir(parents=True)
-    assert both.study is not None
-    add_choices(both.directory, both.study, chosen(both, 4))
-    added = planned(tmp_path, RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager,mla", **tune).trials
-    assert added is not None and len(added.arms["mla"]) * len(added.seeds["mla"]) == 4 * 2
+    begun(tmp_path, "baseline,ra-v5-eager")
+    added = planned(tmp_path, RA_MLA_ABLATION_STEPS="mla", **tune).trials
+    assert added is not None and added.runs == len(added.arms["mla"]) * len(added.seeds["mla"]) == 8
     # What is to be added has more to tune than there was: too late.
-    (tmp_path / "other").mkdir()
-    alone = planned(tmp_path / "other", RA_MLA_ABLATION_STEPS="baseline", **tune)
-    alone.directory.mkdir(parents=True)
-    assert alone.study is not None
-    add_choices(alone.directory, alone.study, chosen(alone, 2))
-    late = planned(tmp_path / "other", RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager", **tune)
-    tuned = read_tuned(late.directory, alone.study)
-    assert late.trials is not None and tuned is not None
-    with pytest.raises(UserError, match=r"tuned\.json: baseline was chosen from 4 runs, .* would be from 8"):
-        check_equal(late.directory, tuned.choices, 2 * len(late.trials.arms["ra-v5-eager"]))
+    begun(tmp_path / "other", "baseline")
+    with pytest.raises(UserError, match=r"tuned\.json: each arm is chosen from 4 runs, and ra-v5-eager has 4 settings"):
+        planned(tmp_path / "other", RA_MLA_ABLATION_STEPS="baseline,ra-v5-eager", **tune)
+    # Nor can an arm be tuned beside those of a record in which each had its lowest loss.
+    early = begun(tmp_path / "early", "baseline").directory / "tuned.json"
+    content = json.loads(early.read_text())
+    del content["runs"]
+    early.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"tuned\.json: is of an earlier version.*: mla cannot be tuned beside"):
+        planned(tmp_path / "early", RA_MLA_ABLATION_STEPS="mla", **tune)
+
+
+@given(st.lists(st.integers(2, 12), min_size=1, max_size=4), st.integers(1, 5))
+def test_all_arms_have_the_same_number_of_runs_whatever_each_has_to_try(settings, seeds):
+    runs = runs_each(settings, seeds)
+    assert all(runs % n == 0 and runs // n >= seeds for n in settings)
 
 
 def test_several_makes_add_to_what_each_other_chose_and_registered(tmp_path):
     tune = {"STUDY_TUNE": "LEARNING_RATE=1e-4,4e-4", "MIN_LR": "0"}
     plans = [planned(tmp_path, RA_MLA_ABLATION_STEPS=steps, **tune) for steps in ("baseline", "mla", "ra-mla")] * 3
     plans[0].directory.mkdir(parents=True)
-    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=(), seeds=(1001, 1002))
+    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=())
 
     def make(plan: Plan) -> None:
         assert plan.study is not None
-        add_choices(plan.directory, plan.study, {plan.runs[0].step: choice})
+        add_choices(plan.directory, plan.study, 4, {plan.runs[0].step: choice})
         register(plan, code=CODE, data={})
 
     with ThreadPoolExecutor(len(plans)) as pool:
@@ -198,7 +197,7 @@ def finished(run: PlannedRun, val_loss: float, **how: Any) -> Path:
         ({"STUDY_LOOKS": "4"}, "STUDY_LOOKS=4.*more than there are seeds, 3"),
         (
             {"STUDY_TUNE": "LEARNING_RATE=1e-3,2e-3", "STUDY_TUNE_SEEDS": "3,4"},
-            "STUDY_TUNE_SEEDS.*3 is one of ABLATION",
+            "STUDY_TUNE_SEEDS.*3 is of ABLATION",
         ),
         ({"STUDY_TUNE": "RA_V5_R=2,4"}, "STUDY_TUNE: RA_V5_R: tunes nothing in baseline"),
         ({"STUDY_TUNE": "LEARNING_RATE=1e-3;RA_V5_R=2,4"}, "STUDY_TUNE: LEARNING_RATE.*|tunes nothing"),
@@ -218,13 +217,10 @@ def test_what_cannot_be_is_refused_in_a_line(symbols, message):
     assert "\n" not in str(error.value)
 
 
-@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=4, unique=True), st.integers(2, 20), st.integers(0, 100))
-def test_every_arm_gets_the_runs_it_should_on_the_seeds_asked_for_first(asked, settings, more):
-    study = replace(planned().study, tune_seeds=tuple(asked))
-    wanted = settings * len(asked) + more
-    seeds = trial_seeds(study, settings, wanted)
-    assert seeds[: len(asked)] == tuple(asked) and len(set(seeds)) == len(seeds)
-    assert wanted <= settings * len(seeds) < wanted + settings
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=4, unique=True), st.integers(2, 20), st.integers(0, 9))
+def test_an_arm_goes_on_to_further_seeds_behind_those_asked_for(asked, settings, more):
+    seeds = trial_seeds(tuple(asked), settings, settings * (len(asked) + more))
+    assert seeds[: len(asked)] == tuple(asked) and len(set(seeds)) == len(seeds) == len(asked) + more
 
 
 def test_edges():
@@ -295,13 +291,21 @@ def test_a_tuned_json_that_was_damaged_is_refused(tmp_path):
     assert plan.study is not None
     plan.directory.mkdir(parents=True)
     path = plan.directory / "tuned.json"
-    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=(), seeds=(1001, 1002))
-    add_choices(plan.directory, plan.study, {"baseline": choice})
+    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=())
+    add_choices(plan.directory, plan.study, 4, {"baseline": choice})
     good = json.loads(path.read_text())
     huge = {"arm": "baseline", "settings": {}, "val_loss": 10**400}
     of = {"settings": {}, "at_edge": [], "trials": [huge]}
     for bad in (
-        *({}, [], {**good, "arms": 3}, {**good, "arms": {"baseline": {}}}, {**good, "seeds": ["x"]}),
+        *(
+            {},
+            [],
+            {**good, "arms": 3},
+            {**good, "arms": {"baseline": {}}},
+            {**good, "seeds": ["x"]},
+            {**good, "seeds": []},
+        ),
+        *({**good, "runs": runs} for runs in (0, -4, "x", 10**9)),
         {**good, "arms": {"baseline": of}},
     ):
         path.write_text(json.dumps(bad))

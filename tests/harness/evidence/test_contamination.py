@@ -50,10 +50,10 @@ def test_what_was_tuned_is_not_contamination_and_what_was_not_is(tmp_path: Path)
     write_run(tmp_path, "baseline", 1, identity={"WEIGHT_DECAY": 0.1})
     write_run(tmp_path, "ra-v5-eager", 1, identity={"LEARNING_RATE": 1e-3, "WEIGHT_DECAY": 0.2})
     choices = {
-        arm: Choice(settings={"LEARNING_RATE": rate}, trials=(), at_edge=(), seeds=(1001,))
+        arm: Choice(settings={"LEARNING_RATE": rate}, trials=(), at_edge=())
         for arm, rate in (("baseline", "6e-4"), ("ra-v5-eager", "1e-3"))
     }
-    write_tuned(tmp_path, Tuned(asked=(("LEARNING_RATE", ("6e-4", "1e-3")),), seeds=(1001,), choices=choices))
+    write_tuned(tmp_path, Tuned(asked=(("LEARNING_RATE", ("6e-4", "1e-3")),), seeds=(1001,), runs=2, choices=choices))
     (found,) = contamination(load_experiment(tmp_path))
     assert found.startswith("ra-v5-eager: WEIGHT_DECAY is 0.2, but 0.1 in its reference baseline")
 

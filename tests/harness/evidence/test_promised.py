@@ -61,7 +61,7 @@ def experiment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
     plan = planned(tmp_path, request.param)
     if plan.trials:
         write_as_done(plan.trials.plan)
-        add_choices(plan.directory, plan.study, choose(plan.trials))
+        add_choices(plan.directory, plan.study, plan.trials.runs, choose(plan.trials))
         plan = planned(tmp_path, request.param)
     write_as_done(plan)
     return plan.directory

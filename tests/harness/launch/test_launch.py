@@ -149,6 +149,26 @@ def test_an_arm_that_has_begun_untuned_is_not_tuned_later(makes: Makes) -> None:
     assert len(asked_plan(makes.plan().directory).all_runs) == 6
 
 
+def test_an_arm_is_not_tuned_after_one_that_it_is_the_reference_of(makes: Makes) -> None:
+    """RA + MLA, tuned beside the baseline: it would be compared with MLA, and not by its rate."""
+    assert launch.run_plan(makes.plan("baseline,ra-mla")) == 0
+    before = len(makes.trained)
+    with pytest.raises(UserError, match=r"tuned\.json: ra-mla was tuned before mla, which it is to be compared with"):
+        launch.run_plan(makes.plan("baseline,ra-mla,mla"))
+    assert len(makes.trained) == before
+    assert launch.run_plan(makes.plan("baseline,placebo")) == 0
+
+
+def test_the_seeds_of_trials_judge_nothing_that_was_asked_for_earlier(makes: Makes) -> None:
+    """The baseline goes on to further seeds, and those are the comparison's of the arm before."""
+    tune = {"STUDY_TUNE": f"{TUNE};RA_V5_GATE_LR_MULT=1,10", "STUDY_TUNE_SEEDS": "1,2"}
+    assert launch.run_plan(makes.plan("ra-v5-eager", ABLATION_SEEDS="3,4", **tune)) == 0
+    before = len(makes.trained)
+    with pytest.raises(UserError, match=r"STUDY_TUNE_SEEDS: 3, 4 are of ABLATION_SEEDS too"):
+        launch.run_plan(makes.plan("placebo", ABLATION_SEEDS="7,8", **tune))
+    assert len(makes.trained) == before
+
+
 def test_an_arm_that_was_asked_for_twice_has_the_more_trials(makes: Makes) -> None:
     """Of an arm with more to tune beside it there were more. What is asked for next to that changes nothing."""
     tune = {"STUDY_TUNE": f"{TUNE};RA_V5_GATE_LR_MULT=1,10"}

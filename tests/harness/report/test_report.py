@@ -272,8 +272,7 @@ def test_a_best_value_at_the_edge_of_what_was_tried_is_warned_of(tmp_path: Path)
     write_tuned(tmp_path, {"ra-v5-eager": [({"LEARNING_RATE": "1e-3"}, 3.5), ({"LEARNING_RATE": "3e-3"}, 3.4)]})
     warnings = report_of(tmp_path).warnings
     assert any(
-        w.startswith("LEARNING_RATE: what was chosen is at the edge of what was tried, ")
-        and "ra-v5-eager (3e-3)" in w
+        w.startswith("LEARNING_RATE: what was chosen is at the edge of what was tried, ") and "ra-v5-eager (3e-3)" in w
         for w in warnings
     )
     assert any("not here any more" in w for w in warnings)  # the trials that it was chosen from
