@@ -157,6 +157,8 @@ def parse_tuned(path: Path) -> Tuned:
         )
         if (tuned.runs is not None and not 0 < tuned.runs <= MAX_RUNS) or not tuned.seeds:
             raise ValueError(f"runs {tuned.runs}, seeds {list(tuned.seeds)}")
+        if untried := [arm for arm, choice in tuned.choices.items() if not choice.trials]:
+            raise ValueError(f"no trials of {', '.join(untried)}")
         return tuned
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: is not what docs/results.md says of it: {shown(repr(error), 200)}") from None

@@ -23,6 +23,7 @@ from tests.harness.synthetic_runs import write_run
 
 SETTINGS = {"RA_MLA_ABLATION_MODE": "y", "RA_MLA_ABLATION_STEPS": "baseline,ra-v5-eager,mla", "ABLATION_SEEDS": "1,2,3"}
 CODE = {"commit": "0" * 40, "dirty": False}
+TRIAL = Trial(arm="x", settings={"LEARNING_RATE": "1e-4"}, val_loss=3.0)
 
 
 def planned(folder: Path = Path("results"), **symbols: str) -> Plan:
@@ -90,8 +91,9 @@ def test_the_further_seeds_of_trials_judge_nothing_either(tmp_path):
     plan = planned(tmp_path, ABLATION_SEEDS="1", **tune)
     assert plan.study is not None and plan.trials is not None
     plan.directory.mkdir(parents=True)
-    tried = (Trial(arm="x", settings={"LEARNING_RATE": "1e-4"}, val_loss=3.0),) * 2
-    choices = {arm: Choice(settings={"LEARNING_RATE": "1e-4"}, trials=tried, at_edge=()) for arm in plan.trials.arms}
+    choices = {
+        arm: Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(TRIAL, TRIAL), at_edge=()) for arm in plan.trials.arms
+    }
     add_choices(plan.directory, plan.study, plan.trials.runs, choices)
     with pytest.raises(UserError, match=r"STUDY_TUNE_SEEDS: 9 is of ABLATION_SEEDS too"):
         planned(tmp_path, ABLATION_SEEDS="1,9", **tune)
@@ -163,7 +165,7 @@ def test_several_makes_add_to_what_each_other_chose_and_registered(tmp_path):
     tune = {"STUDY_TUNE": "LEARNING_RATE=1e-4,4e-4", "MIN_LR": "0"}
     plans = [planned(tmp_path, RA_MLA_ABLATION_STEPS=steps, **tune) for steps in ("baseline", "mla", "ra-mla")] * 3
     plans[0].directory.mkdir(parents=True)
-    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=())
+    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(TRIAL,), at_edge=())
 
     def make(plan: Plan) -> None:
         assert plan.study is not None
@@ -291,7 +293,7 @@ def test_a_tuned_json_that_was_damaged_is_refused(tmp_path):
     assert plan.study is not None
     plan.directory.mkdir(parents=True)
     path = plan.directory / "tuned.json"
-    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(), at_edge=())
+    choice = Choice(settings={"LEARNING_RATE": "1e-4"}, trials=(TRIAL,), at_edge=())
     add_choices(plan.directory, plan.study, 4, {"baseline": choice})
     good = json.loads(path.read_text())
     huge = {"arm": "baseline", "settings": {}, "val_loss": 10**400}
@@ -306,7 +308,7 @@ def test_a_tuned_json_that_was_damaged_is_refused(tmp_path):
             {**good, "seeds": []},
         ),
         *({**good, "runs": runs} for runs in (0, -4, "x", 10**9)),
-        {**good, "arms": {"baseline": of}},
+        *({**good, "arms": {"baseline": of | {"trials": trials}}} for trials in ([huge], [])),
     ):
         path.write_text(json.dumps(bad))
         with pytest.raises(UserError, match=r"tuned\.json"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.configure.tuning import Choice, Tuned, write_tuned
+from harness.configure.tuning import Choice, Trial, Tuned, write_tuned
 from harness.evidence.contamination import contamination, identity_differences
 from harness.evidence.store import load_experiment
 from tests.harness.synthetic_runs import write_ablation, write_run
@@ -50,7 +50,11 @@ def test_what_was_tuned_is_not_contamination_and_what_was_not_is(tmp_path: Path)
     write_run(tmp_path, "baseline", 1, identity={"WEIGHT_DECAY": 0.1})
     write_run(tmp_path, "ra-v5-eager", 1, identity={"LEARNING_RATE": 1e-3, "WEIGHT_DECAY": 0.2})
     choices = {
-        arm: Choice(settings={"LEARNING_RATE": rate}, trials=(), at_edge=())
+        arm: Choice(
+            settings={"LEARNING_RATE": rate},
+            trials=(Trial(arm=arm, settings={"LEARNING_RATE": rate}, val_loss=3.0),),
+            at_edge=(),
+        )
         for arm, rate in (("baseline", "6e-4"), ("ra-v5-eager", "1e-3"))
     }
     write_tuned(tmp_path, Tuned(asked=(("LEARNING_RATE", ("6e-4", "1e-3")),), seeds=(1001,), runs=2, choices=choices))
