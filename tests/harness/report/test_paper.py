@@ -14,6 +14,7 @@ from gpt2.base.errors import UserError
 from gpt2.base.files import ROOT
 from harness.evidence.launches import Launch
 from harness.report import paper
+from harness.report.numbers import MINUS
 from harness.report.paper import EXPERIMENTS, MARKDOWN, MEASUREMENTS, TEMPLATE, Paper
 from harness.report.paper_answer import answer
 from harness.report.paper_pdf import write_pdf
@@ -42,6 +43,9 @@ def test_readme_leads_with_the_answer_and_its_picture(committed: Paper) -> None:
     lead = " ".join(readme.partition("## Two commands")[0].split())
     assert committed.answer() in lead
     assert f"]({committed.figure().relative_to(ROOT)})" in lead
+    # What it says besides is the report's too.
+    effects = re.findall(rf"[{MINUS}+]\d[\d.]* %", lead)
+    assert len(effects) > 4 and [effect for effect in effects if effect not in MARKDOWN.read_text()] == []
 
 
 def write_study(path: Path) -> None:
