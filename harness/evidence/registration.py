@@ -56,10 +56,13 @@ def _unlike(entry: Entry, request: Request) -> Iterator[str]:
         return
     is_of_now = entry.hashes.get("steps") == hashes_of_steps(plan)
     for key, value in asked_by(plan).items():
-        found = getattr(entry, key)
+        found = _plain(getattr(entry, key))
+        if isinstance(found, dict) and isinstance(value, dict):
+            # From how many runs each arm is chosen, the first make says, which this configuration need not be of.
+            found, value = ({of: said for of, said in side.items() if of != "runs"} for side in (found, value))
         # What a fragment that is another now says: whom an arm is compared with, and so the question.
-        if _plain(found) != value and (is_of_now or key not in ("arms", "question")):
-            yield f"{key} is {_plain(found)}, and {value} by {name}"
+        if found != value and (is_of_now or key not in ("arms", "question")):
+            yield f"{key} is {found}, and {value} by {name}"
 
 
 def _plain(value: object) -> object:
