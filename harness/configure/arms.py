@@ -19,7 +19,7 @@ from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
 from gpt2.base.text import shown
 from gpt2.config import DATA_PATHS, RunConfig, is_of_a_run
-from gpt2.dotconfig import Resolved, did_you_mean, file_of
+from gpt2.dotconfig import Resolved, did_you_mean, file_of, resolve
 from harness.configure.kconfig import SIZE, Size, Step, list_steps, note, overlay
 from harness.configure.study import StudyConfig, Sweep
 
@@ -196,9 +196,9 @@ def references(resolved: Resolved) -> tuple[str, ...]:
 
 
 def references_of(arm: str) -> tuple[str, ...]:
-    """The same of an arm of that name, by its step's fragment; none where there is no such step."""
-    base = arm.partition("@")[0]
-    return step_names(next((a.value for a in fragment(base) if a.symbol == "STEP_REFERENCE"), ""))
+    """The same of an arm of that name, by its step; none where there is no such step."""
+    settings = fragment(arm.partition("@")[0])
+    return references(resolve(settings)) if settings else ()
 
 
 def step_names(text: str) -> tuple[str, ...]:

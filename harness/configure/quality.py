@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from gpt2.assignments import Assignment
 from gpt2.config import GPTConfig
-from gpt2.dotconfig import Resolved, resolve
-from harness.configure.arms import references
+from gpt2.dotconfig import Resolved
+from harness.configure.arms import references_of
 from harness.configure.kconfig import find_step, overlay
 from harness.configure.plan import Plan, make_plan
 
@@ -26,7 +26,7 @@ _ALL_ON_NOISE = {"STUDY_GATE_NOISE": "100"}
 
 def reference_step(model: str) -> str | None:
     """The step that a model is compared with, or None."""
-    return next(iter(references(resolve(find_step(STEPS[model]).assignments()))), None)
+    return next(iter(references_of(find_step(STEPS[model]).name)), None)
 
 
 def plan_quality(base: Resolved, model: str, overrides: Sequence[Assignment]) -> Plan:
