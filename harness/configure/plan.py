@@ -111,11 +111,8 @@ class Trials:
     arms: Mapping[str, Mapping[str, Mapping[str, str]]]
     """Of each arm to be tuned: the names of its trials' arms, and the settings that each tries."""
 
-    seeds: Mapping[str, tuple[int, ...]]
-    """Of each arm: those on which it tries each."""
-
     runs: int
-    """How many each arm has of all its settings and seeds."""
+    """How many each arm has, of all its settings and seeds."""
 
     references: Mapping[str, str]
     """Of each arm that has one: the arm whose settings it keeps where nothing else is shown to be better."""
@@ -314,16 +311,18 @@ def _trials(base: Resolved, compared: Sequence[Arm], tuned: Tuned | None, ablati
     if tuned:
         check_runs(ablation.directory, tuned, settings)
     each = (tuned.runs if tuned else None) or runs_each(settings.values(), len(study.tune_seeds))
-    seeds = {arm: trial_seeds(study.tune_seeds, n, each) for arm, n in settings.items()}
-    check_seeds(chain.from_iterable(seeds.values()), ablation.seeds)
     directory = ablation.directory / TRIALS
-    runs = [_runs_of_arm(base, trial, directory, seeds[arm]) for arm, trials in of_arms.items() for trial in trials]
+    runs = [
+        _runs_of_arm(base, trial, directory, trial_seeds(study.tune_seeds, len(trials), each))
+        for trials in of_arms.values()
+        for trial in trials
+    ]
+    check_seeds((run.seed for of_trial in runs for run in of_trial), ablation.seeds)
     steps = {arm.name: references(overlay(base, *arm.layers)) for arm in arms}
     names = {arm.name for arm in compared} | known.keys()
     return Trials(
         plan=Plan(base=base, directory=directory, runs=_by_seed(runs)),
         arms={arm: {t.name: settings_of(t, study) for t in trials} for arm, trials in of_arms.items()},
-        seeds=seeds,
         runs=each,
         references={arm: name for arm, of in steps.items() if (name := reference_among(arm, of, names))},
     )

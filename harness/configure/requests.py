@@ -73,13 +73,9 @@ def asked_plan(directory: Path, load: Callable[[Path], Resolved] = load_complete
 def _all_trials(trials: Sequence[Trials]) -> Trials:
     """Each arm as it was asked for last, but that it has as many runs as any was to have: before the first make of them
     begins nothing says how many."""
-    seeds: dict[str, tuple[int, ...]] = {}
-    for each in trials:
-        seeds |= {arm: max(seeds.get(arm, ()), of, key=len) for arm, of in each.seeds.items()}
     return Trials(
         plan=replace(trials[-1].plan, runs=_all([each.plan for each in trials])),
         arms={arm: of for each in trials for arm, of in each.arms.items()},
-        seeds=seeds,
         runs=max(each.runs for each in trials),
         references={arm: of for each in trials for arm, of in each.references.items()},
     )

@@ -13,11 +13,13 @@ def reference_of(arm: Arm, experiment: Experiment) -> tuple[Arm | None, str]:
     A reference is the first of the arm's references that is in the experiment, as `arms.fitting` has it.
     """
     wanted = [name for name in arm.references if name != arm.base]
-    for name in wanted:
-        if other := fitting(name, arm, experiment):
-            note = "" if name == wanted[0] else f"compared with {name}: {wanted[0]}, its fair reference, was not run"
-            return other, note
-    return None, f"not compared: {' and '.join(wanted)} not run" if wanted else ""
+    compared = {other.step: other for other in experiment.compared}
+    found = arms.reference_among(arm.step, wanted, compared)
+    if found is None:
+        return None, f"not compared: {' and '.join(wanted)} not run" if wanted else ""
+    name = compared[found].base
+    note = "" if name == wanted[0] else f"compared with {name}: {wanted[0]}, its fair reference, was not run"
+    return compared[found], note
 
 
 def fitting(name: str, arm: Arm, experiment: Experiment) -> Arm | None:

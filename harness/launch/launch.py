@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 
 from gpt2.assignments import Assignment
 from gpt2.base.errors import UserError
@@ -78,7 +77,7 @@ def _refuse_late_tuning(plan: Plan, trials: Trials) -> None:
     tuned = read_tuned(plan.directory, plan.study)
     known = tuned.choices if tuned else {}
     if requests(plan.directory):
-        check_seeds(chain.from_iterable(trials.seeds.values()), {run.seed for run in asked_plan(plan.directory).runs})
+        check_seeds((run.seed for run in trials.plan.runs), {run.seed for run in asked_plan(plan.directory).runs})
     for arm in known:
         steps = references_of(arm)
         if (late := reference_among(arm, steps, {*known, *trials.arms})) != reference_among(arm, steps, known):

@@ -72,7 +72,11 @@ def test_every_arm_has_as_many_trials_on_seeds_of_their_own():
     trials = plan.trials
     assert {arm: len(of) for arm, of in trials.arms.items()} == {"baseline": 2, "ra-v5-eager": 4, "mla": 2}
     # An arm that gates do not concern tries its settings on further seeds instead.
-    assert trials.seeds == {"baseline": (7, 8, 9, 10), "ra-v5-eager": (7, 8), "mla": (7, 8, 9, 10)}
+    seeds = {(run.step.partition("@")[0], run.seed) for run in trials.plan.runs}
+    assert seeds == {(arm, seed) for arm in ("baseline", "mla") for seed in (7, 8, 9, 10)} | {
+        ("ra-v5-eager", 7),
+        ("ra-v5-eager", 8),
+    }
     runs = Counter(run.step.partition("@")[0] for run in trials.plan.runs)
     assert runs == {"baseline": 8, "ra-v5-eager": 8, "mla": 8}
     # All try the same rates, and every trial is a run of its own.
@@ -141,7 +145,7 @@ def test_an_arm_that_is_added_has_as_many_runs_as_those_before(tmp_path):
 
     begun(tmp_path, "baseline,ra-v5-eager")
     added = planned(tmp_path, RA_MLA_ABLATION_STEPS="mla", **tune).trials
-    assert added is not None and added.runs == len(added.arms["mla"]) * len(added.seeds["mla"]) == 8
+    assert added is not None and added.runs == len(added.plan.runs) == 8
     # What is to be added has more to tune than there was: too late.
     begun(tmp_path / "other", "baseline")
     with pytest.raises(UserError, match=r"tuned\.json: each arm is chosen from 4 runs, and ra-v5-eager has 4 settings"):
