@@ -153,6 +153,9 @@ class TrainConfig:
     sdpa_kernel: str = setting("auto", "SDPA_KERNEL_", choice=True, optional=True)
     """What computes attention: "auto", "cudnn", "flash", "efficient" or "math" (gpt2/machine/sdpa.py)."""
 
+    products: str = setting("auto", "PRODUCTS_", choice=True, optional=True)
+    """Who makes the matrix products of linear layers: "auto", "torch" or "cublaslt" (gpt2/machine/products.py)."""
+
     fused_loss: bool = setting(True, "FUSED_LOSS")
     """The output layer and the loss a chunk of tokens at a time, without ever holding all logits (gpt2/loss.py)."""
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2 import kernels
+from gpt2.kernels.products import product
 from gpt2.machine.device import autocast_dtype
+from gpt2.machine.products import by_cublaslt
 
 if kernels.HAS_TRITON:
     from gpt2.kernels import cross_entropy as kernel
@@ -34,15 +36,16 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     the sums and the gradient of `weight` are float32 then. Differentiable once.
     """
     x = x.to(autocast_dtype(x) or x.dtype).flatten(0, -2)
+    tuned = by_cublaslt(x, weight)
     targets = targets.flatten()
-    total, _, _ = _linear_cross_entropy(x, weight, targets, torch.is_grad_enabled())
+    total, _, _ = _linear_cross_entropy(x, weight, targets, torch.is_grad_enabled(), tuned)
     return total / (targets >= 0).sum()
 
 
 # To torch.compile this is one operation that it does not look into. It would unroll the loop, and has nothing to add.
 @torch.library.custom_op("gpt2::linear_cross_entropy", mutates_args=())
 def _linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool
+    x: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool, tuned: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum over tokens and, if asked for, its gradients; x [N, C], targets [N]. Products run in x's precision."""
     of_chunk = kernel.cross_entropy if kernels.usable(x.device) and x.dtype != torch.float64 else cross_entropy
@@ -53,7 +56,8 @@ def _linear_cross_entropy(
         w = weight.to(x.dtype)
         for start in range(0, len(x), CHUNK_TOKENS):
             chunk = slice(start, start + CHUNK_TOKENS)
-            loss, d_logits = of_chunk(x[chunk] @ w.T, targets[chunk], with_gradient=with_gradient)
+            logits = product(x[chunk], w) if tuned else x[chunk] @ w.T
+            loss, d_logits = of_chunk(logits, targets[chunk], with_gradient=with_gradient)
             losses.append(loss)
             if d_logits is not None:
                 torch.mm(d_logits, w, out=d_x[chunk])
@@ -62,7 +66,7 @@ def _linear_cross_entropy(
 
 
 @_linear_cross_entropy.register_fake
-def _(x: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool, tuned: bool) -> tuple[Tensor, Tensor, Tensor]:
     total = x.new_empty((), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     if with_gradient:
         return total, torch.empty_like(x), torch.empty_like(weight)
@@ -75,9 +79,9 @@ def _setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor])
 
 
 @torch.autograd.function.once_differentiable
-def _backward(ctx: Any, d_total: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
+def _backward(ctx: Any, d_total: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
     d_x, d_weight = ctx.saved_tensors
-    return d_x * d_total, d_weight * d_total, None, None
+    return d_x * d_total, d_weight * d_total, None, None, None
 
 
 _linear_cross_entropy.register_autograd(_backward, setup_context=_setup_context)

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from gpt2.attention import build_attention
 from gpt2.attention.shared import LayerCache
 from gpt2.config import GPTConfig
+from gpt2.linear import Linear, mlp
 from gpt2.loss import at_least_float32, linear_cross_entropy
 from gpt2.machine.compilation import compile_attention
 from gpt2.machine.device import autocast_dtype
@@ -41,13 +42,13 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.gelu = nn.GELU(approximate="tanh" if config.gelu_tanh else "none")
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
+        y: Tensor = self.dropout(mlp(x, self.c_fc, self.gelu, self.c_proj))
         return y
 
 

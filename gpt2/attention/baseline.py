@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gpt2.attention.shared import LayerCache, causal_attention, merge_heads, split_heads
 from gpt2.config import GPTConfig
+from gpt2.linear import Linear
 
 
 def build(config: GPTConfig) -> CausalSelfAttention:
@@ -28,8 +29,8 @@ class CausalSelfAttention(nn.Module):
         self.head_dim = n_embd // n_head
         self.scale = 1 / math.sqrt(self.head_dim)
         self.dropout = dropout
-        self.c_attn = nn.Linear(n_embd, 3 * n_embd, bias=bias)
-        self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)
+        self.c_attn = Linear(n_embd, 3 * n_embd, bias=bias)
+        self.c_proj = Linear(n_embd, n_embd, bias=bias)
         self.resid_dropout = nn.Dropout(dropout)
 
     def qkv(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:

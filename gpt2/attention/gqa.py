@@ -8,12 +8,13 @@ smaller, and so is the KV cache: 2 G D numbers per token and layer instead of 2 
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.shared import LayerCache, split_heads
 from gpt2.base.settings import check
 from gpt2.config import GPTConfig
+from gpt2.linear import Linear
 
 
 def build(config: GPTConfig) -> GroupedQueryAttention:
@@ -30,7 +31,7 @@ class GroupedQueryAttention(CausalSelfAttention):
     def __init__(self, n_embd: int, n_head: int, kv_heads: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__(n_embd, n_head, dropout=dropout, bias=bias)
         self.kv_heads = kv_heads
-        self.c_attn = nn.Linear(n_embd, n_embd + 2 * kv_heads * self.head_dim, bias=bias)
+        self.c_attn = Linear(n_embd, n_embd + 2 * kv_heads * self.head_dim, bias=bias)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from gpt2.attention.shared import LayerCache, causal_attention, merge_heads, split_heads
 from gpt2.config import GPTConfig
+from gpt2.linear import Linear
 
 
 def build(config: GPTConfig) -> MultiHeadLatentAttention:
@@ -56,10 +57,10 @@ class MultiHeadLatentAttention(nn.Module):
         self.head_dim = n_embd // n_head
         self.scale = 1 / math.sqrt(self.head_dim)
         self.dropout = dropout
-        self.c_attn = nn.Linear(n_embd, n_embd + kv_latent_dim, bias=bias)
+        self.c_attn = Linear(n_embd, n_embd + kv_latent_dim, bias=bias)
         self.kv_norm = RMSNorm(kv_latent_dim)
-        self.c_kv = nn.Linear(kv_latent_dim, 2 * n_embd, bias=bias)
-        self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)
+        self.c_kv = Linear(kv_latent_dim, 2 * n_embd, bias=bias)
+        self.c_proj = Linear(n_embd, n_embd, bias=bias)
         self.resid_dropout = nn.Dropout(dropout)
 
     def q_latent(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from gpt2.attention.mla import MultiHeadLatentAttention
 from gpt2.attention.shared import LayerCache
 from gpt2.config import GPTConfig
+from gpt2.linear import linear
 
 
 def build(config: GPTConfig) -> ReciprocalLatentAttention:
@@ -79,7 +80,7 @@ class ReciprocalLatentAttention(MultiHeadLatentAttention):
         std = self.w_std.view(-1, 1).expand(-1, self.head_dim - self.R)
         of_heads = F.pad(std, (0, self.R), value=1.0).flatten()
         gain = F.pad(of_heads, (0, len(weight) - len(of_heads)), value=1.0)
-        return F.linear(x, gain.unsqueeze(1) * weight, None if bias is None else gain * bias)
+        return linear(x, gain.unsqueeze(1) * weight, None if bias is None else gain * bias)
 
     def _mixed(self, own: Tensor, other: Tensor) -> Tensor:
         """(1 - g) own + g other, [B, H, S, R], in the gates' precision: autocast's would round away what they learn."""

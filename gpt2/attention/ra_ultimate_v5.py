@@ -29,6 +29,7 @@ from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.shared import LayerCache, causal_attention, merge_heads
 from gpt2.config import GPTConfig
 from gpt2.folds import RA_V5_AT_REST
+from gpt2.linear import linear
 from gpt2.machine.device import autocast_dtype
 
 if kernels.HAS_TRITON:
@@ -213,7 +214,7 @@ class UltimateRAv5(CausalSelfAttention):
             weight, bias = self.folded(dtype)
         else:
             weight, bias = cache.once(dtype, lambda: self.folded(dtype))
-        return F.linear(x, weight, bias)
+        return linear(x, weight, bias)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""

@@ -8,11 +8,12 @@ all gates start about half open. The KV cache is the baseline's.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.shared import LayerCache
 from gpt2.config import GPTConfig
+from gpt2.linear import Linear
 
 
 def build(config: GPTConfig) -> GatedAttention:
@@ -28,7 +29,7 @@ class GatedAttention(CausalSelfAttention):
         self, n_embd: int, n_head: int, *, headwise: bool = False, dropout: float = 0.0, bias: bool = True
     ) -> None:
         super().__init__(n_embd, n_head, dropout=dropout, bias=bias)
-        self.c_gate = nn.Linear(n_embd, n_head if headwise else n_embd, bias=bias)
+        self.c_gate = Linear(n_embd, n_head if headwise else n_embd, bias=bias)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""

@@ -9,11 +9,12 @@ others. The KV cache holds values: half of the baseline's.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.shared import LayerCache, split_heads
 from gpt2.config import GPTConfig
+from gpt2.linear import Linear
 
 
 def build(config: GPTConfig) -> UniformAttention:
@@ -26,7 +27,7 @@ class UniformAttention(CausalSelfAttention):
 
     def __init__(self, n_embd: int, n_head: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__(n_embd, n_head, dropout=dropout, bias=bias)
-        self.c_attn = nn.Linear(n_embd, n_embd, bias=bias)
+        self.c_attn = Linear(n_embd, n_embd, bias=bias)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x [B, T, C] -> [B, T, C]. With `cache`, x are the positions that follow the cached ones."""

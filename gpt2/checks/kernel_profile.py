@@ -18,7 +18,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from gpt2.config import GPTConfig, OptimizerConfig
-from gpt2.machine import sdpa
+from gpt2.machine import products, sdpa
 from gpt2.machine.compilation import compile_attention
 from gpt2.machine.device import autocast, synchronize
 from gpt2.model import GPT
@@ -133,6 +133,7 @@ def profile_arms(
 ) -> Iterator[Profile]:
     """Profile both PASSES of every arm at every length. `compiled`: with its attention modules compiled."""
     sdpa.request(sdpa.AUTO, device, shape.dtype)
+    products.request(products.AUTO, device, shape.dtype)
     for arm, settings in arms.items():
         for T in lengths:
             config = GPTConfig(

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2.config import GPTConfig
+from gpt2.machine import products
 from gpt2.machine.compilation import compile_attention
 from gpt2.machine.device import DTYPES, autocast, set_precision
 from gpt2.model import GPT
@@ -224,6 +225,7 @@ def _reference(attention: str, setting: Setting) -> GPT:
 def _run(model: GPT, setting: Setting) -> _Pass:
     """One pass over tokens that are the same for everyone."""
     device = torch.device(setting.device)
+    products.request(products.AUTO, device, setting.dtype)
     tokens = torch.randint(SHAPE["vocab_size"], (B, T + 1), generator=torch.Generator().manual_seed(3)).to(device)
     model = model.to(device).train(setting.training)
     if setting.compiled:

@@ -13,7 +13,7 @@ from gpt2.config import RunConfig
 from gpt2.data.batches import Batch, EvalSet, batches, check_eval_windows, eval_set
 from gpt2.data.dataset import Dataset, open_dataset
 from gpt2.data.evaluation import EvalDataset, open_eval_datasets
-from gpt2.machine import sdpa
+from gpt2.machine import products, sdpa
 from gpt2.machine.compilation import uncompile
 from gpt2.machine.device import keep_freed_memory, peak_flops, select_device, set_precision
 from gpt2.machine.ranks import ALONE, Ranks
@@ -40,6 +40,8 @@ class Parts:
         self.device = select_device(t.device)
         set_precision(t.tf32)
         sdpa.request(t.sdpa_kernel, self.device, t.dtype)
+        self.products_ran = products.request(t.products, self.device, t.dtype)
+        """Who makes its matrix products."""
         if self.device.type == "cpu":
             keep_freed_memory()
         self.model = GPT(config.model, seed=t.seed)

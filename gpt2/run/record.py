@@ -107,8 +107,7 @@ def write_provenance(
     directory: Path,
     *,
     device: torch.device,
-    parallel: dict[str, Any],
-    sdpa: dict[str, str | None],
+    how: dict[str, Any],
     dataset: Dataset,
     eval_set: EvalSet,
     eval_datasets: dict[str, Any],
@@ -116,13 +115,13 @@ def write_provenance(
     config_hash: str,
     given: Sequence[str],
 ) -> None:
-    """Write provenance.json as a run starts. `given`: settings of a command line."""
+    """Write provenance.json as a run starts. `how`: by which processes and kernels. `given`: on a command line."""
     write_json(
         directory / "provenance.json",
         {
             "command": command_line(),
             "overrides": list(given),
-            **_now(device, parallel, sdpa),
+            **_now(device, how),
             "data": {
                 "dataset": dataset.name,
                 "tokenizer": dataset.vocabulary.tokenizer,
@@ -142,13 +141,11 @@ def write_provenance(
     )
 
 
-def add_resumption(
-    directory: Path, *, device: torch.device, parallel: dict[str, Any], sdpa: dict[str, str | None], step: int
-) -> None:
+def add_resumption(directory: Path, *, device: torch.device, how: dict[str, Any], step: int) -> None:
     """Add to provenance.json that, and where, a run went on from `step`."""
     path = directory / "provenance.json"
     provenance = read_provenance(path)
-    provenance.setdefault("resumed", []).append({"step": step, **_now(device, parallel, sdpa)})
+    provenance.setdefault("resumed", []).append({"step": step, **_now(device, how)})
     write_json(path, provenance)
 
 
@@ -168,14 +165,13 @@ def code_state() -> dict[str, Any]:
     return {"commit": commit.strip(), "dirty": bool(diff or untracked), "diff": diff, "untracked": untracked}
 
 
-def _now(device: torch.device, parallel: dict[str, Any], sdpa: dict[str, str | None]) -> dict[str, Any]:
+def _now(device: torch.device, how: dict[str, Any]) -> dict[str, Any]:
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "code": code_state(),
         "versions": versions(),
         "hardware": hardware(device),
-        "parallel": parallel,
-        "sdpa": sdpa,
+        **how,
     }
 
 

@@ -101,6 +101,7 @@ _HARDWARE: Schema = {
 }
 _PARALLEL: Schema = {"processes": Kind("a whole number, 1 at least", lambda value: _is_whole(value) and value >= 1)}
 _SDPA: Schema = {"asked": TEXT, "ran": or_null(TEXT)}
+_PRODUCTS: Schema = {"asked": TEXT, "ran": TEXT}
 PROVENANCE: Schema = {
     "started": TEXT,
     "code": _CODE,
@@ -108,6 +109,7 @@ PROVENANCE: Schema = {
     "hardware": _HARDWARE,
     "parallel?": _PARALLEL,
     "sdpa?": _SDPA,
+    "products?": _PRODUCTS,
     "data": {
         "dataset": TEXT,
         "tokenizer": or_null(TEXT),
@@ -117,7 +119,16 @@ PROVENANCE: Schema = {
     },
     "identity": {"RA_V5_GATE_INIT?": NUMBER, "*": SCALAR},
     "config_hash": TEXT,
-    "resumed?": [{"step": WHOLE, "code": _CODE, "versions": _VERSIONS, "hardware": _HARDWARE, "sdpa?": _SDPA}],
+    "resumed?": [
+        {
+            "step": WHOLE,
+            "code": _CODE,
+            "versions": _VERSIONS,
+            "hardware": _HARDWARE,
+            "sdpa?": _SDPA,
+            "products?": _PRODUCTS,
+        }
+    ],
 }
 
 Event = Literal[

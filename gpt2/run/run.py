@@ -96,8 +96,7 @@ class Run:
             write_provenance(
                 out,
                 device=self.parts.device,
-                parallel=self.parallel(),
-                sdpa=self.sdpa(),
+                how=self.how(),
                 dataset=dataset,
                 eval_set=self.parts.eval_set,
                 eval_datasets=self.parts.about_eval_datasets(),
@@ -116,9 +115,14 @@ class Run:
         strategy = self.config.train.parallel if several else None
         return {"processes": self.ranks.world_size, "nodes": self.ranks.nodes, "strategy": strategy}
 
-    def sdpa(self) -> dict[str, str | None]:
-        """Which kernel of attention was asked for, and which computes it, for provenance.json."""
-        return {"asked": self.config.train.sdpa_kernel, "ran": self.parts.sdpa_ran}
+    def how(self) -> dict[str, Any]:
+        """By which processes, and by which kernels of those that were asked for, it is trained, for provenance.json."""
+        t, parts = self.config.train, self.parts
+        return {
+            "parallel": self.parallel(),
+            "sdpa": {"asked": t.sdpa_kernel, "ran": parts.sdpa_ran},
+            "products": {"asked": t.products, "ran": parts.products_ran},
+        }
 
     @property
     def step(self) -> int:
@@ -321,9 +325,7 @@ class Run:
             for path in loaded.damaged:
                 self.differs("damaged", f"{path.name} is damaged and was passed over")
         if self.ranks.is_first:
-            add_resumption(
-                self.out, device=self.parts.device, parallel=self.parallel(), sdpa=self.sdpa(), step=self.step
-            )
+            add_resumption(self.out, device=self.parts.device, how=self.how(), step=self.step)
         self.differs("resume", f"resumed at step {self.step}")
 
     def _newest(self) -> Loaded | None:

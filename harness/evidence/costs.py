@@ -19,6 +19,7 @@ _KEYS = {
     "cuDNN": ("versions", "cudnn"),
     "Triton": ("versions", "triton"),
     "kernel of attention": ("sdpa", "ran"),
+    "matrix products": ("products", "ran"),
 }
 """Name -> section and key of provenance.json, and of each entry of its `resumed`."""
 

@@ -21,7 +21,7 @@ from gpt2.data.batches import check_eval_windows, check_windows
 from gpt2.data.dataset import open_dataset
 from gpt2.data.evaluation import open_eval_datasets
 from gpt2.data.prepare import dataset_status, preview
-from gpt2.machine import sdpa
+from gpt2.machine import products, sdpa
 from gpt2.machine.device import select_device, slow_precision
 from gpt2.model import GPT
 from gpt2.run.record import check_identity, run_identity
@@ -188,11 +188,12 @@ def _look_at_compiler(run: PlannedRun) -> None:
 
 
 def _look_at_kernels(run: PlannedRun) -> None:
-    """Raise UserError if the CPU on which the run would train here has not the kernel of attention that it names."""
+    """Raise UserError if the CPU on which the run would train here has not the products or the kernel that it names."""
     t = run.config.train
+    cpu = torch.device("cpu")
+    products.request(t.products, cpu, t.dtype)
     if t.sdpa_kernel == sdpa.AUTO:
         return
-    cpu = torch.device("cpu")
     sdpa.request(t.sdpa_kernel, cpu, t.dtype)
     try:
         one_layer = GPT(run.config.model.shortened(1), seed=t.seed)

@@ -20,7 +20,7 @@ from gpt2.attention.baseline import CausalSelfAttention
 from gpt2.attention.ra_ultimate_v5 import FOLDS, UltimateRAv5, fold_in_torch
 from gpt2.attention.shared import causal_attention, merge_heads, split_heads
 from gpt2.base.progress import Progress, part, silent
-from gpt2.machine import sdpa
+from gpt2.machine import products, sdpa
 from gpt2.machine.compilation import compile_model
 from gpt2.machine.device import DTYPES, autocast
 from harness.measure.timing import Times, calls_lasting, capture, replay_ms, round_robin, wall_ms
@@ -131,6 +131,7 @@ def benchmark_attention(
 ) -> list[Row]:
     """Time every variant, eager and (with `compiled`) compiled, in turns."""
     sdpa.request(sdpa.AUTO, device, layer.dtype)
+    products.request(products.AUTO, device, layer.dtype)
     # Compiled code is counted by the function it came from, and here every variant comes from a few.
     torch.compiler.reset()
     generator = torch.Generator().manual_seed(1)

@@ -29,7 +29,7 @@ from gpt2.config import DataConfig, GPTConfig, OptimizerConfig, RunConfig, Train
 from gpt2.data.batches import Batch, train_batch
 from gpt2.data.dataset import open_dataset
 from gpt2.data.token_files import write_random_tokens
-from gpt2.machine import sdpa
+from gpt2.machine import products, sdpa
 from gpt2.machine.compilation import compile_model
 from gpt2.machine.device import autocast, peak_flops, set_precision
 from gpt2.model import GPT
@@ -61,12 +61,13 @@ OURS = {
     "chunked-loss": Arm(train={"fused_loss": True}),
     "whole-loss": Arm(train={"fused_loss": False}),
     "float32-residual": Arm(model={"residual_bfloat16": False}),
-    "plain": Arm(model={"residual_bfloat16": False}, train={"fused_loss": False}),
+    "torch-products": Arm(train={"products": "torch"}),
+    "plain": Arm(model={"residual_bfloat16": False}, train={"fused_loss": False, "products": "torch"}),
 }
 """Arms that our trainer takes. From chunked-loss on they are the baseline with speed-ups set otherwise than `Load` has
 them, or the baseline again."""
 
-SPEED_UPS = ("whole-loss", "float32-residual", "plain")
+SPEED_UPS = ("whole-loss", "float32-residual", "torch-products", "plain")
 """Arms that differ from the baseline in bfloat16 and with GPT-2's vocabulary alone."""
 
 THEIRS = {
@@ -169,6 +170,7 @@ class OurTrainer:
             self.parts.compile("model", load.compile_mode)
 
     def step(self, batch: Batch) -> Tensor:
+        products.use(self.parts.products_ran)
         self._watch.start()
         loss = train_step(self.parts, [batch], step=0)[0]
         self._watch.mark("optimizer")

@@ -105,8 +105,8 @@ def test_it_cannot_be_differentiated_twice() -> None:
 def test_it_is_an_operation_that_torch_can_reason_about() -> None:
     # Its shapes, its gradient's registration, and that it changes no input.
     x, weight, targets = inputs(5, torch.float32)
-    torch.library.opcheck(gpt2.loss._linear_cross_entropy, (x, weight, targets, True))
-    torch.library.opcheck(gpt2.loss._linear_cross_entropy, (x.detach(), weight.detach(), targets, False))
+    torch.library.opcheck(gpt2.loss._linear_cross_entropy, (x, weight, targets, True, False))
+    torch.library.opcheck(gpt2.loss._linear_cross_entropy, (x.detach(), weight.detach(), targets, False, False))
 
 
 def test_a_model_with_and_without_its_logits() -> None:

@@ -118,7 +118,7 @@ def what_is_done(config: RunConfig) -> tuple[object, ...]:
         (t.dtype, t.fused_loss, t.compile, t.compile != "none" and t.compile_mode, t.dtype == "float32" and t.tf32),
         # Which tokens there are, and which weights it starts from, which cannot be told without the files.
         (d.dataset, d.tokenizer, d.vocab_size, d.val_fraction, d.max_tokens, d.text_paths, d.bin_dir, t.init_from),
-        (t.eval_tokens, d.eval_datasets, t.eval_tail, t.ema_decay, t.sdpa_kernel),
+        (t.eval_tokens, d.eval_datasets, t.eval_tail, t.ema_decay, t.sdpa_kernel, t.products),
     )
 
 

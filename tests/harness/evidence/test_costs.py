@@ -20,6 +20,7 @@ FACTS = {
     "cuDNN": ("versions", "cudnn", "91900", "91500"),
     "Triton": ("versions", "triton", "3.6.0", "3.5.0"),
     "kernel of attention": ("sdpa", "ran", "cudnn", "flash"),
+    "matrix products": ("products", "ran", "torch", "cublaslt"),
 }
 COSTS = {"ms_per_step", "tokens_per_s", "peak_mem_gib", "train_time_s"}
 
@@ -37,9 +38,8 @@ def not_comparable(tmp_path: Path, ours: dict[str, Any], theirs: dict[str, Any])
     for step, changes in {"baseline": theirs, "ra-v5-eager": ours}.items():
         for seed in (1, 2, 3):
             run = write_run(tmp_path / "experiment", step, seed, val_loss=3.5 + seed / 100)
-            provenance(
-                run, hardware={"threads": 8}, sdpa={"asked": "auto", "ran": "cudnn"}, versions={"cudnn": "91900"}
-            )
+            provenance(run, hardware={"threads": 8}, versions={"cudnn": "91900"})
+            provenance(run, sdpa={"asked": "auto", "ran": "cudnn"}, products={"asked": "auto", "ran": "torch"})
             provenance(run, **changes)
     found = compare(load_experiment(tmp_path / "experiment"))
     assert {c.metric.name for c in found} >= {"val_loss", *COSTS}
@@ -82,7 +82,7 @@ def test_a_run_that_went_on_elsewhere_has_both(tmp_path: Path) -> None:
     not_comparable(tmp_path, {}, {})
     run = tmp_path / "experiment" / "ra-v5-eager" / "seed-2"
     first = json.loads((run / "provenance.json").read_text())
-    again = {key: first[key] for key in ("code", "versions", "hardware", "sdpa")} | {"step": 4}
+    again = {key: first[key] for key in ("code", "versions", "hardware", "sdpa", "products")} | {"step": 4}
     again["sdpa"] = {"asked": "auto", "ran": "flash"}
     (run / "provenance.json").write_text(json.dumps(first | {"resumed": [again]}))
     found = [c for c in compare(load_experiment(tmp_path / "experiment")) if c.metric.name in COSTS]

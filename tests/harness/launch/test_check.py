@@ -298,6 +298,11 @@ def test_a_kernel_of_attention_that_cannot_is_found(tmp_path: Path) -> None:
     assert torch.backends.cuda.math_sdp_enabled()
 
 
+def test_products_that_there_are_not_are_found(tmp_path: Path) -> None:
+    (reason,) = failures(planned(tmp_path, ABLATION_SEEDS="1", PRODUCTS_CUBLASLT="y"))
+    assert reason.startswith("PRODUCTS_CUBLASLT=y: cpu has no cuBLASLt")
+
+
 def test_sets_to_evaluate_on_are_looked_at(tmp_path: Path) -> None:
     (reason,) = failures(planned(tmp_path, ABLATION_SEEDS="1", EVAL_DATASETS=f"books={tmp_path / 'nowhere'}"))
     assert reason == f"EVAL_DATASETS: books={tmp_path / 'nowhere'}: holds no val.bin: No such file or directory"
