@@ -91,7 +91,7 @@ def main() -> int:
 
 def _table(rows: Sequence[Row], title: str) -> Table:
     table = Table("", title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
-    columns = ("forward", "backward", "optimizer", "step", "tokens/s", "MFU", "GiB", "attention")
+    columns = ("forward", "backward", "optimizer", "step", "tokens/s", "MFU", "GiB", "attention", "products")
     for column in (*columns, "/ baseline", "/ nanogpt"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
@@ -103,6 +103,7 @@ def _table(rows: Sequence[Row], title: str) -> Table:
             _or_dash(row.mfu, ".1%"),
             _or_dash(row.peak_mem_gib, ".1f"),
             row.sdpa or "-",
+            row.products,
             _or_dash(row.ratio_to_baseline, ".3f"),
             _or_dash(row.ratio_to_nanogpt, ".3f"),
         )
@@ -112,11 +113,12 @@ def _table(rows: Sequence[Row], title: str) -> Table:
 def _kernels(rows: Sequence[Row]) -> Table:
     table = Table("", title="\nms of kernels", title_justify="left", box=None, padding=(0, 1), pad_edge=False)
     kinds = list(dict.fromkeys(kind for row in rows for kind in row.kernels or ()))
-    for kind in (*kinds, "sum"):
+    for kind in (*kinds, "sum", "gaps"):
         table.add_column(kind, justify="right", no_wrap=True)
     for row in rows:
         if row.kernels is not None:
-            table.add_row(row.arm, *(f"{row.kernels[kind]:.2f}" for kind in kinds), f"{sum(row.kernels.values()):.2f}")
+            figures = [*(row.kernels[kind] for kind in kinds), sum(row.kernels.values()), row.gaps]
+            table.add_row(row.arm, *(_or_dash(ms, ".2f") for ms in figures))
     return table
 
 

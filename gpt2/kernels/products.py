@@ -32,13 +32,13 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 def _multiply(x: Tensor, w: Tensor, **how: Any) -> Tensor:
     if not x.is_cuda:
-        return multiply(x, w, **how)
-    from gpt2.kernels import cublaslt
+        return _multiply_in_torch(x, w, **how)
+    from gpt2.kernels import cublaslt  # which asks for nvmath-python
 
-    return cublaslt.multiply(x.contiguous(), w.contiguous(), **how)
+    return cublaslt.multiply(x, w, **how)
 
 
-def multiply(
+def _multiply_in_torch(
     x: Tensor,
     w: Tensor,
     *,
@@ -103,7 +103,7 @@ def _(d_out: Tensor, weight: Tensor) -> Tensor:
 
 @_gelu_linear_backward.register_fake
 def _(d_out: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
-    return torch.empty_like(pre)
+    return d_out.new_empty(pre.shape)
 
 
 def _keep_for_linear(ctx: Any, inputs: Any, output: Tensor) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gpt2.config import TrainConfig
 from gpt2.data.batches import Batch
+from gpt2.machine import products
 from gpt2.machine.device import autocast
 
 NOWHERE = "a tensor that is finite when it is computed again"
@@ -26,6 +27,7 @@ def first_nonfinite(model: nn.Module, micro_batches: Sequence[Batch], device: to
     for name, p in model.named_parameters():
         if not _finite(p):
             return f"the weight {name}"
+    products.use("torch")  # with cuBLASLt's an MLP is one operator, which nobody sees into
     found: list[str] = []
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:

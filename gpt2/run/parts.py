@@ -40,7 +40,8 @@ class Parts:
         self.device = select_device(t.device)
         set_precision(t.tf32)
         sdpa.request(t.sdpa_kernel, self.device, t.dtype)
-        self.products_ran = products.request(t.products, self.device, t.dtype)
+        tokens, n_embd = t.batch_size * config.model.block_size, config.model.n_embd
+        self.products_ran = products.request(t.products, self.device, t.dtype, tokens=tokens, n_embd=n_embd)
         """Who makes its matrix products."""
         if self.device.type == "cpu":
             keep_freed_memory()

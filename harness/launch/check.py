@@ -191,7 +191,7 @@ def _look_at_kernels(run: PlannedRun) -> None:
     """Raise UserError if the CPU on which the run would train here has not the products or the kernel that it names."""
     t = run.config.train
     cpu = torch.device("cpu")
-    products.request(t.products, cpu, t.dtype)
+    products.request(t.products, cpu, t.dtype)  # which has torch's alone
     if t.sdpa_kernel == sdpa.AUTO:
         return
     sdpa.request(t.sdpa_kernel, cpu, t.dtype)

@@ -36,7 +36,7 @@ from gpt2.model import GPT
 from gpt2.run.parts import Parts
 from gpt2.train_ra_mla import train_step
 from harness.measure.nanogpt import NanoGPT, nanogpt_optimizer
-from harness.measure.step_profile import kernel_ms
+from harness.measure.step_profile import StepProfile, profile_step
 from harness.measure.timing import Stopwatch, Times, round_robin
 
 
@@ -68,7 +68,7 @@ OURS = {
 them, or the baseline again."""
 
 SPEED_UPS = ("whole-loss", "float32-residual", "torch-products", "plain")
-"""Arms that differ from the baseline in bfloat16 and with GPT-2's vocabulary alone."""
+"""Arms that differ from the baseline on a GPU, in bfloat16, and with GPT-2's vocabulary alone."""
 
 THEIRS = {
     "nanogpt": "nanoGPT step, re-implemented",
@@ -130,6 +130,9 @@ class Row:
     sdpa: str | None = None
     """Which kernel computes its attention (gpt2/machine/sdpa.py); None where CUDA graphs do not tell."""
 
+    products: str = "torch"
+    """Who makes its matrix products (gpt2/machine/products.py)."""
+
     ratio_to_baseline: float | None = None
     """Median of the total over the baseline's; None if that was not timed."""
 
@@ -137,7 +140,10 @@ class Row:
     """Likewise."""
 
     kernels: Mapping[str, float] | None = None
-    """ms of kernels in a step by kind (harness/measure/step_profile.py), without gaps; None without CUDA."""
+    """ms of kernels in a step by kind (harness/measure/step_profile.py); None without CUDA."""
+
+    gaps: float | None = None
+    """ms of a step in which no kernel ran; None without CUDA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +159,8 @@ class Trainee(Protocol):
     """Something that takes training steps, marking the end of each phase."""
 
     flops_per_token: int
+    products: str
+    """Who makes its matrix products: "torch" or "cublaslt"."""
 
     def step(self, batch: Batch) -> Tensor:
         """Take one step; returns its loss on the device."""
@@ -165,12 +173,13 @@ class OurTrainer:
         self.parts = Parts(_run_config(load, arm, device, folder))
         self.parts.scaler = _MarkingScaler(watch, device.type, enabled=load.dtype == "float16")
         self.flops_per_token = self.parts.flops_per_token
+        self.products = self.parts.products_ran
         self._watch = watch
         if load.compiled:
             self.parts.compile("model", load.compile_mode)
 
     def step(self, batch: Batch) -> Tensor:
-        products.use(self.parts.products_ran)
+        products.use(self.products)
         self._watch.start()
         loss = train_step(self.parts, [batch], step=0)[0]
         self._watch.mark("optimizer")
@@ -195,6 +204,8 @@ class _MarkingScaler(torch.amp.GradScaler):
 
 class NanoGPTStep:
     """nanoGPT's step, of its own model or of transformers'."""
+
+    products = "torch"
 
     def __init__(self, load: Load, model: nn.Module, device: torch.device, watch: Stopwatch) -> None:
         self.model = model.to(device)
@@ -268,13 +279,14 @@ def benchmark_training(
         laps = {arm: [lap for turn in of for lap in turn] for arm, of in samples.items()}
         flops = {arm: trainee.flops_per_token for arm, trainee in trainees.items()}
         ran = {arm: sdpa.called(partial(trainee.step, batches[0])) for arm, trainee in trainees.items()}
-        kernels = {}
+        made_by = {arm: trainee.products for arm, trainee in trainees.items()}
+        profiles = {}
         if device.type == "cuda":
-            kernels = {arm: kernel_ms(partial(trainee.step, batches[0])) for arm, trainee in trainees.items()}
+            profiles = {arm: profile_step(partial(trainee.step, batches[0])) for arm, trainee in trainees.items()}
         watch.laps()
         del trainees, turns
         _free(device)
-    return _rows(load, laps, flops, memory, ran, kernels, peak_flops(device)), failures
+    return _rows(load, laps, flops, memory, ran, made_by, profiles, peak_flops(device)), failures
 
 
 def _prepare(
@@ -372,7 +384,8 @@ def _rows(
     flops_per_token: Mapping[str, int],
     memory: Mapping[str, float | None],
     ran: Mapping[str, str | None],
-    kernels: Mapping[str, Mapping[str, float]],
+    made_by: Mapping[str, str],
+    profiles: Mapping[str, StepProfile],
     peak: float | None,
 ) -> list[Row]:
     times = {
@@ -394,9 +407,11 @@ def _rows(
             mfu=None if peak is None else tokens_per_s * flops_per_token[arm] / peak,
             peak_mem_gib=memory[arm],
             sdpa=ran[arm],
+            products=made_by[arm],
             ratio_to_baseline=ratio(arm, "baseline"),
             ratio_to_nanogpt=ratio(arm, "nanogpt"),
-            kernels=kernels.get(arm),
+            kernels=profiles[arm].kernels if arm in profiles else None,
+            gaps=profiles[arm].gaps if arm in profiles else None,
         )
         rows.append(row)
     return rows

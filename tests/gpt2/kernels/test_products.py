@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gpt2.kernels.products
 from gpt2.kernels.products import linear, mlp, product
+from gpt2.run.run import Run
+from gpt2.run.stop import Stop
+from gpt2.symbols import run_config
+from gpt2.train_ra_mla import train
 from tests.gpt2.variants import VARIANTS, small_model
+from tests.tiny import tiny
 
 HAS_NVMATH = torch.cuda.is_available() and importlib.util.find_spec("nvmath") is not None
 on_gpu = pytest.mark.skipif(not HAS_NVMATH, reason="needs a CUDA device and nvmath-python")
@@ -92,6 +99,13 @@ def test_a_model_of_them_is_the_model(variant: str, bias: bool, monkeypatch: pyt
         torch.testing.assert_close(gradient, theirs_by_name[name], rtol=1e-10, atol=1e-12, msg=name)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_arm_has_other_linear_layers(variant: str) -> None:
+    model = small_model(variant)
+    bare = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    assert bare == ["lm_head"]  # whose products are gpt2/loss.py's
+
+
 SHAPES = [(1024, 768, 3072), (256, 64, 264), (4096, 512, 512)]  # N, K, M
 
 
@@ -122,6 +136,34 @@ def test_an_mlp_with_gelu_inside_its_products_is_torchs(
     inputs = inputs_of(mlp, bias, *shape, dtype=dtype, device="cuda")
     exact = with_gradients(mlp_in_torch, *(t if t is None else t.double() for t in inputs))
     assert_no_worse(with_gradients(mlp, *inputs), with_gradients(mlp_in_torch, *inputs), exact)
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["BFLOAT16", "FLOAT16"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"COMPILE_NONE": "y"},
+        {"COMPILE_NONE": "y", "ACTIVATION_CHECKPOINTING": "y", "GRADIENT_ACCUMULATION_STEPS": "2"},
+        {"COMPILE_MODEL": "y"},
+        {"COMPILE_MODEL": "y", "COMPILE_MODE_REDUCE_OVERHEAD": "y"},
+    ],
+)
+def test_a_run_of_them_is_the_run(how: dict[str, str], dtype: str, tmp_path: Path) -> None:
+    def run(products: str) -> tuple[float, str]:
+        out = tmp_path / products
+        out.mkdir()
+        symbols = tiny(tmp_path, DEVICE_CUDA="y", **{f"DTYPE_{dtype}": "y", f"PRODUCTS_{products}": "y"}, **how).symbols
+        assert train(Run(run_config(symbols), out), Stop()) == "done"
+        torch.compiler.reset()
+        summary = json.loads((out / "summary.json").read_text())
+        assert not [e for e in summary["events"] if e["event"] == "compile_fallback"]
+        return summary["val_loss"], json.loads((out / "provenance.json").read_text())["products"]["ran"]
+
+    (ours, cublaslt), (theirs, torchs) = run("CUBLASLT"), run("TORCH")
+    assert (cublaslt, torchs) == ("cublaslt", "torch")
+    assert ours == pytest.approx(theirs, abs=5e-3)
 
 
 @on_gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """As if there were a GPU, and nvmath-python."""
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(products, "_not_loaded", lambda: "")
     return monkeypatch
 
 
@@ -47,10 +48,8 @@ MISSING: dict[str, tuple[torch.device, str, Any]] = {
     "ROCm has no cuBLASLt": (CUDA, "bfloat16", lambda patch: patch.setattr(torch.version, "hip", "6.4")),
     "DTYPE_FLOAT32=y": (CUDA, "float32", lambda patch: None),
     "Ampere": (CUDA, "float16", lambda patch: patch.setattr(torch.cuda, "get_device_capability", lambda d: (7, 5))),
-    "nvmath-python is not installed": (
-        CUDA, "bfloat16", lambda patch: patch.setattr("importlib.util.find_spec", lambda name: None)
-    ),
-}  # fmt: skip
+    "it has none": (CUDA, "bfloat16", lambda patch: patch.setattr(products, "_not_loaded", lambda: "it has none")),
+}
 
 
 @pytest.mark.parametrize("reason", MISSING)
@@ -61,6 +60,34 @@ def test_where_there_are_none_auto_takes_torchs_and_a_name_is_an_error(reason: s
     with pytest.raises(UserError, match=f"^PRODUCTS_CUBLASLT=y: .*{reason}.*PRODUCTS_AUTO=y") as error:
         products.request("cublaslt", device, dtype)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "n_embd", "ran"),
+    [(32 * 1024, 768, "cublaslt"), (32 * 1024, 512, "cublaslt"), (16 * 128, 128, "torch"), (8, 8, "torch")],
+)
+def test_auto_takes_them_where_there_is_much_to_multiply(
+    tokens: int, n_embd: int, ran: str, hopper: pytest.MonkeyPatch
+) -> None:
+    assert products.request("auto", CUDA, "bfloat16", tokens=tokens, n_embd=n_embd) == ran
+    assert products.request("cublaslt", CUDA, "bfloat16", tokens=tokens, n_embd=n_embd) == "cublaslt"
+
+
+@pytest.mark.parametrize("sizes", [{"tokens": 2**20 + 4, "n_embd": 768}, {"tokens": 2**20, "n_embd": 772}])
+def test_shapes_that_do_not_suit_them(sizes: dict[str, int], hopper: pytest.MonkeyPatch) -> None:
+    assert products.request("auto", CUDA, "bfloat16", **sizes) == "torch"
+    with pytest.raises(UserError, match=r"= \d+ is not a multiple of 8"):
+        products.request("cublaslt", CUDA, "bfloat16", **sizes)
+
+
+def test_bindings_that_do_not_load_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise OSError("libcublasLt.so.13: cannot open")
+
+    monkeypatch.setitem(sys.modules, "nvmath.bindings.cublasLt", None)
+    assert "is not installed" in products._not_loaded()
+    monkeypatch.setattr(products.importlib, "import_module", broken)
+    assert products._not_loaded() == "nvmath-python does not work here: libcublasLt.so.13: cannot open"
 
 
 class OnGPU(torch.Tensor):
@@ -83,6 +110,7 @@ def test_they_are_taken_in_training_in_half_precision_where_shapes_suit_them() -
     with torch.no_grad():
         assert not products.by_cublaslt(x, w)
     assert not products.by_cublaslt(torch.zeros(2, 8, 16, dtype=torch.bfloat16), w)
+    assert not products.by_cublaslt(on_gpu(0, 8, 16), w)
     for x_of, *weights in (((2, 3, 16), (24, 16)), ((2, 8, 12), (24, 12)), ((2, 8, 16), (20, 16))):
         assert not products.by_cublaslt(on_gpu(*x_of), *(on_gpu(*of) for of in weights))
     assert not products.by_cublaslt(x, w, on_gpu(16, 20))
@@ -100,4 +128,4 @@ def test_a_run_says_what_was_asked_for_and_what_ran(tmp_path: Path) -> None:
     assert named["products"] == {"asked": "torch", "ran": "torch"}
     assert named["identity"] == auto["identity"] | {"PRODUCTS": "torch"}
     with pytest.raises(UserError, match="cpu has no cuBLASLt"):
-        run(PRODUCTS_CUBLASLT="y")
+        run(PRODUCTS_CUBLASLT="y", DTYPE_BFLOAT16="y")

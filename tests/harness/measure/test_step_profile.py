@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.measure.step_profile import KINDS, kernel_ms, kind_of
+from harness.measure.step_profile import KINDS, gaps_in, kind_of, profile_step
 
 
 @pytest.mark.parametrize(
@@ -27,16 +27,28 @@ from harness.measure.step_profile import KINDS, kernel_ms, kind_of
         ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<...>", "optimizer, clipping"),
         ("triton_poi_fused_cat_transpose_view_11", "other"),
         ("Memset (Device)", "other"),
+        ("nvjet_sm90_tst_96x128_64x7_2x1_v_bz_geluauxbias_auxt_TNN", "matrix products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_nn_n_tilesize128x128x64_aux_bf16_dgelu_execute", "matrix products"),
     ],
 )
 def test_kinds(kernel: str, kind: str) -> None:
     assert kind_of(kernel) == kind
 
 
+@pytest.mark.parametrize(
+    ("intervals", "gaps"),
+    [([], 0), ([(3, 5)], 0), ([(3, 5), (7, 8), (8, 9)], 2), ([(0, 9), (1, 2), (10, 11)], 1), ([(5, 6), (0, 1)], 4)],
+)
+def test_gaps_are_what_no_kernel_covers(intervals: list[tuple[float, float]], gaps: float) -> None:
+    assert gaps_in(intervals) == gaps
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_kernels_of_a_call_are_found() -> None:
     a = torch.randn(1024, 1024, device="cuda", dtype=torch.bfloat16)
-    times = kernel_ms(lambda: torch.nn.functional.gelu(a @ a))
+    found = profile_step(lambda: torch.nn.functional.gelu(a @ a))
+    times = found.kernels
+    assert found.gaps >= 0
     assert list(times) == [*KINDS, "other"]
     assert times["matrix products"] > 0
     assert times["GELU"] > 0
