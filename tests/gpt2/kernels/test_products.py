@@ -158,7 +158,7 @@ def test_a_run_of_them_is_the_run(how: dict[str, str], dtype: str, tmp_path: Pat
         assert train(Run(run_config(symbols), out), Stop()) == "done"
         torch.compiler.reset()
         summary = json.loads((out / "summary.json").read_text())
-        assert not [e for e in summary["events"] if e["event"] == "compile_fallback"]
+        assert not [line for line in summary["events"] if "torch.compile failed" in line]
         return summary["val_loss"], json.loads((out / "provenance.json").read_text())["products"]["ran"]
 
     (ours, cublaslt), (theirs, torchs) = run("CUBLASLT"), run("TORCH")
