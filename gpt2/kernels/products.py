@@ -80,8 +80,8 @@ def _linear_backward(d_out: Tensor, weight: Tensor) -> Tensor:
     return _multiply(d_out, weight, transposed=False)
 
 
-@torch.library.custom_op("gpt2::gelu_linear_backward", mutates_args=())
-def _gelu_linear_backward(d_out: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+@torch.library.custom_op("gpt2::mlp_inner_gradient", mutates_args=())
+def _mlp_inner_gradient(d_out: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
     return _multiply(d_out, weight, transposed=False, gelu_gradient_at=pre)
 
 
@@ -101,7 +101,7 @@ def _(d_out: Tensor, weight: Tensor) -> Tensor:
     return d_out.new_empty(d_out.size(0), weight.size(1))
 
 
-@_gelu_linear_backward.register_fake
+@_mlp_inner_gradient.register_fake
 def _(d_out: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
     return d_out.new_empty(pre.shape)
 
@@ -129,7 +129,7 @@ def _keep_for_mlp(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
 @torch.autograd.function.once_differentiable
 def _of_mlp(ctx: Any, d_out: Tensor, *_: Any) -> Any:
     x, w_fc, w_proj, pre, act = ctx.saved_tensors
-    d_pre = _gelu_linear_backward(d_out, w_proj, pre)
+    d_pre = _mlp_inner_gradient(d_out, w_proj, pre)
     d_b_fc, d_b_proj = (d.sum(0) if has else None for d, has in zip((d_pre, d_out), ctx.has_bias, strict=True))
     return _linear_backward(d_pre, w_fc), d_pre.T @ x, d_b_fc, d_out.T @ act, d_b_proj
 

@@ -68,7 +68,7 @@ def test_they_are_operations_that_torch_can_reason_about(bias: bool) -> None:
         torch.library.opcheck(operator, inputs)
     d_out, weight, pre = draw((8, 24), (24, 16), (8, 16))
     torch.library.opcheck(of._linear_backward, (d_out, weight))
-    torch.library.opcheck(of._gelu_linear_backward, (d_out, weight, pre))
+    torch.library.opcheck(of._mlp_inner_gradient, (d_out, weight, pre))
 
 
 @pytest.mark.parametrize("bias", [True, False])
