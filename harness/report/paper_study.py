@@ -4,12 +4,12 @@ report, and nothing that only one of them would know."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from harness.evidence.tuned import tuned_of
 from harness.evidence.verdicts import margin_of
 from harness.report.apart import apart
 from harness.report.doubts import doubts
-from harness.report.numbers import DASH, count, effect_interval, p_value, percent, signed
+from harness.report.numbers import DASH, count, effect_interval, interval_percent, p_value, percent, signed
 from harness.report.pages import escape_markdown
 from harness.report.study import SENTENCE, registration_facts
 from harness.report.tables import IN_COMPUTE, ITS_INTERVAL, Table, beside_table
@@ -255,15 +255,23 @@ class Study:
         if not steps:
             return None
 
-        def relative(step: str, metric: str) -> str:
+        def cell(step: str, metric: str, said: Callable[[Comparison], str]) -> str:
             c = by[step, metric]
-            return DASH if c.verdict == "not comparable" else f"{signed(100 * (c.relative or 0.0), 1)} %"
+            return DASH if c.verdict == "not comparable" else said(c)
+
+        def middle(c: Comparison) -> str:
+            return f"{signed(100 * median(c.deltas.values()) / (c.reference_mean or math.nan), 1)} %"
 
         return _table(
             {
                 "arm": [self._title(step) for step in steps],
-                "time per step": [relative(step, "ms_per_step") for step in steps],
-                "peak memory": [relative(step, "peak_mem_gib") for step in steps],
+                "time per step": [
+                    cell(step, "ms_per_step", lambda c: f"{signed(100 * (c.relative or 0.0), 1)} %") for step in steps
+                ],
+                "95 % interval": [cell(step, "ms_per_step", lambda c: f"{interval_percent(c)} %") for step in steps],
+                "median": [cell(step, "ms_per_step", middle) for step in steps],
+                # It is the same in all runs, but for one that went on from a checkpoint near its end.
+                "peak memory": [cell(step, "peak_mem_gib", middle) for step in steps],
                 "worth in time": [percent(self.effect(step).time) for step in steps],
             }
         )
@@ -341,8 +349,11 @@ class Gates:
     finals: np.ndarray
     """[runs, heads]."""
 
+    on_noise: float | None
+    """The mean of the same trained on random tokens; None where that was not done."""
+
     superiority: Superiority | None
-    """Over the same trained on random tokens; None where that was not done."""
+    """Over these; None where there are none."""
 
     @property
     def have_moved(self) -> bool:
@@ -350,8 +361,9 @@ class Gates:
 
     @property
     def above(self) -> str:
-        """Heads above the plan's threshold, of how many, over all runs; a dash for another gate."""
-        if self.name != GATE:
+        """Heads above the plan's threshold, of how many, over all runs; a dash for a gate that is not the plan's or
+        starts there."""
+        if self.name != GATE or self.start > GATE_THRESHOLD:
             return DASH
         return f"{int((self.finals > GATE_THRESHOLD).sum())} of {self.finals.size}"
 
@@ -361,12 +373,14 @@ def _gates(arm: Arm, noise: Experiment | None, title: str) -> Iterator[Gates]:
     beside = [run for of in (noise.arms if noise else ()) if of.step == arm.step for run in of.done]
     for name in (runs[0].summary or {})["gates"] if runs else ():
         first = [of_heads(line["gates"][name]) for run in runs for line in run.metrics[:20] if line["kind"] == "gates"]
+        finals, of_noise = _finals(runs, name), _finals(beside, name)
         yield Gates(
             arm=title,
             name=name,
             start=fmean(first[0]),
-            finals=_finals(runs, name),
-            superiority=superiority(_finals(runs, name).tolist(), _finals(beside, name).tolist()) if beside else None,
+            finals=finals,
+            on_noise=float(of_noise.mean()) if beside else None,
+            superiority=superiority(finals.tolist(), of_noise.tolist()) if beside else None,
         )
 
 
