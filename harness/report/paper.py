@@ -27,6 +27,7 @@ from harness.report.kv_memory import kv_memory
 from harness.report.numbers import MINUS, effect_interval, percent, signed
 from harness.report.pages import TEMPLATES
 from harness.report.paper_answer import answer
+from harness.report.paper_rates import lower_at_higher_rate, pairs_won, rates_table
 from harness.report.paper_study import Study
 from harness.report.tables import Table
 
@@ -37,7 +38,8 @@ MARKDOWN = DOCS / "technical-report.md"
 EXPERIMENTS = {
     "controls": "h100/gpt2-controls",
     "noise": "h100/gpt2-noise",
-    "study": "h100/gpt2-ra-v5-study",
+    "study": "h100/gpt2-ra-v5-study-2",
+    "first_study": "h100/gpt2-ra-v5-study",
     "ladder": "h100/gpt2-ra-v5-ladder",
     "full_size": "h100/gpt2-ra-v5-124m",
     "bytes": "cpu/gpt2-ra-v5-bytes",
@@ -120,7 +122,8 @@ class Paper:
         )
         environment.filters |= {"percent": percent, "signed": signed, "decimal": _decimal, "interval": effect_interval}
         environment.filters |= {"link": self.link, "table": markdown_table}
-        environment.globals |= {"the": the, "kv_memory": kv_memory}
+        environment.globals |= {"the": the, "kv_memory": kv_memory, "answer_of": answer, "rates_table": rates_table}
+        environment.globals |= {"lower_at_higher_rate": lower_at_higher_rate, "pairs_won": pairs_won}
         name, study = self.answering
         facts = {
             **{"date": self.date, "answer": self.answer(), "answering": study, "answering_name": name},

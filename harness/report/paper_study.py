@@ -4,35 +4,32 @@ report, and nothing that only one of them would know."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, median, stdev
-
-import numpy as np
+from statistics import median, stdev
 
 from gpt2.base.errors import UserError
 from gpt2.base.numbers import decimal
 from gpt2.base.text import shown
 from harness.configure.tuning import Tuned
 from harness.evidence.comparison import Comparison
-from harness.evidence.gate_noise import Superiority, noise_of, of_heads, superiority
+from harness.evidence.gate_noise import noise_of
 from harness.evidence.launches import Launch, device_hours, launches_of, mean_efficiency
 from harness.evidence.noise import spread_of_reruns
-from harness.evidence.quality import GATE, GATE_THRESHOLD
 from harness.evidence.references import effective_slope
 from harness.evidence.registration import entries_of
 from harness.evidence.runs import RunRecord, data_hash, device_name
 from harness.evidence.stats import compare, compare_besides
-from harness.evidence.store import Arm, Experiment, load_experiment
+from harness.evidence.store import Experiment, load_experiment
 from harness.evidence.tuned import tuned_of
 from harness.evidence.verdicts import margin_of
 from harness.report.apart import apart
 from harness.report.doubts import doubts
 from harness.report.numbers import DASH, count, effect_interval, interval_percent, p_value, percent, signed
 from harness.report.pages import escape_markdown
+from harness.report.paper_gates import Gates, gates_of
 from harness.report.study import SENTENCE, registration_facts
 from harness.report.tables import IN_COMPUTE, ITS_INTERVAL, Table, beside_table
 from harness.report.verdict import controls, failed_controls, verdict
@@ -72,7 +69,12 @@ class Study:
 
     @property
     def is_tuned(self) -> bool:
-        return self._tuned is not None
+        return self.tuned is not None
+
+    @property
+    def is_tuned_arm_by_arm(self) -> bool:
+        """Whether each arm got its lowest loss, whatever its reference got, as early studies had it."""
+        return self.tuned is not None and self.tuned.runs is None
 
     # How large, and on what
 
@@ -178,12 +180,13 @@ class Study:
         return compare_besides(self.experiment)
 
     @cached_property
-    def _tuned(self) -> Tuned | None:
+    def tuned(self) -> Tuned | None:
+        """What tuning chose; None where nothing was tuned, or nobody can read what."""
         return tuned_of(self.experiment)
 
     def apart(self, c: Comparison) -> dict[str, tuple[str, str]]:
         """Symbol -> the two values, of what was tuned to different ones for the two sides."""
-        return apart(self._tuned, self.arms[c.step], self.arms[c.reference])
+        return apart(self.tuned, self.arms[c.step], self.arms[c.reference])
 
     @property
     def failed_apart(self) -> str:
@@ -276,10 +279,17 @@ class Study:
             }
         )
 
+    def step_time(self, step: str) -> str:
+        """How much longer a training step is than the reference's, with its interval; empty where that is not known."""
+        found = [c for c in self.comparisons if c.step == step and c.metric.name == "ms_per_step"]
+        if not found or found[0].relative is None or found[0].verdict == "not comparable":
+            return ""
+        return f"{signed(100 * found[0].relative, 1)} % ({interval_percent(found[0])} %)"
+
     @cached_property
     def tuning(self) -> Table | None:
         """What was chosen for each arm; None where nothing was tuned."""
-        tuned = self._tuned
+        tuned = self.tuned
         if tuned is None:
             return None
         choices = tuned.choices
@@ -331,61 +341,15 @@ class Study:
     def gates(self) -> list[Gates]:
         """Of each arm whose gates have moved."""
         noise = noise_of(self.experiment)
-        return [
-            of for arm in self.experiment.compared for of in _gates(arm, noise, self._title(arm.step)) if of.have_moved
-        ]
+        arms = self.experiment.compared
+        return [of for arm in arms for of in gates_of(arm, noise, self._title(arm.step)) if of.have_moved]
+
+    def gate(self, step: str, name: str) -> Gates | None:
+        """One of them; None where an arm has none of that name that has moved."""
+        return next((of for of in self.gates if (of.step, of.name) == (step, name)), None)
 
     def _title(self, step: str) -> str:
         return escape_markdown(self.arms[step].title if step in self.arms else step)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gates:
-    """Where the gates of an arm, of one name, ended."""
-
-    arm: str
-    name: str
-    start: float
-    finals: np.ndarray
-    """[runs, heads]."""
-
-    on_noise: float | None
-    """The mean of the same trained on random tokens; None where that was not done."""
-
-    superiority: Superiority | None
-    """Over these; None where there are none."""
-
-    @property
-    def have_moved(self) -> bool:
-        return bool((self.finals != self.start).any())
-
-    @property
-    def above(self) -> str:
-        """Heads above the plan's threshold, of how many, over all runs; a dash for a gate that is not the plan's or
-        starts there."""
-        if self.name != GATE or self.start > GATE_THRESHOLD:
-            return DASH
-        return f"{int((self.finals > GATE_THRESHOLD).sum())} of {self.finals.size}"
-
-
-def _gates(arm: Arm, noise: Experiment | None, title: str) -> Iterator[Gates]:
-    runs = [run for run in arm.done if (run.summary or {}).get("gates")]
-    beside = [run for of in (noise.arms if noise else ()) if of.step == arm.step for run in of.done]
-    for name in (runs[0].summary or {})["gates"] if runs else ():
-        first = [of_heads(line["gates"][name]) for run in runs for line in run.metrics[:20] if line["kind"] == "gates"]
-        finals, of_noise = _finals(runs, name), _finals(beside, name)
-        yield Gates(
-            arm=title,
-            name=name,
-            start=fmean(first[0]),
-            finals=finals,
-            on_noise=float(of_noise.mean()) if beside else None,
-            superiority=superiority(finals.tolist(), of_noise.tolist()) if beside else None,
-        )
-
-
-def _finals(runs: Sequence[RunRecord], name: str) -> np.ndarray:
-    return np.array([of_heads((run.summary or {})["gates"][name]) for run in runs], dtype=float)
 
 
 def _table(columns: dict[str, list[str]], *, text_columns: int = 1) -> Table:

@@ -18,6 +18,7 @@ from harness.report.numbers import MINUS
 from harness.report.paper import EXPERIMENTS, MARKDOWN, MEASUREMENTS, TEMPLATE, Paper
 from harness.report.paper_answer import answer
 from harness.report.paper_pdf import write_pdf
+from harness.report.paper_rates import lower_at_higher_rate, pairs_won, rates_table
 from harness.report.paper_study import Study
 from tests.harness.report.test_figures import write_tuned
 from tests.harness.synthetic_runs import write_config, write_lengths, write_run
@@ -99,13 +100,61 @@ def test_an_experiment_has_its_section_once_it_is_there(tmp_path: Path) -> None:
         r".* n = 4\): \w+; ra-v5-eager \(RA_V5_R=8\) \+1\.\d % \(\+.* n = 4\): better\.",
         paper.answer(),
     )
-    assert paper.answer() in text and "](../results/h100/gpt2-ra-v5-study/figures/effects.svg)" in text
+    assert paper.answer() in text and "](../results/h100/gpt2-ra-v5-study-2/figures/effects.svg)" in text
     assert "| baseline | `LEARNING_RATE=1e-3` | 3 | none |" in text
-    assert re.search(r"\| ra-v5-study \| .* \| `w_rec` \| 4 \| .* \| 0\.\d+ to 0\.\d+ \|", text)  # above noise
+    gates = text.partition("Gates of `gpt2-ra-v5-study-2`, 4 runs an arm, and 4 on noise.")[2]
+    assert re.search(r"\| `w_rec` \| .* \| 0\.\d+ to 0\.\d+ \|", gates)  # above noise
     assert "tuned.json: the trials that it was chosen from" in text and str(tmp_path) not in text
-    assert re.search(r"^\| gpt2-ra-v5-study \| \d+ \| 2 \| 2\.00 \| 0\.50 \|$", text, re.MULTILINE)
+    assert re.search(r"^\| gpt2-ra-v5-study-2 \| \d+ \| 2 \| 2\.00 \| 0\.50 \|$", text, re.MULTILINE)
     assert "- gpt2-controls was trained with the exact GELU" in text
     assert re.search(r"^\| ra-mla \| mla \| 4 \|", text, re.MULTILINE)
+    assert "The first study" not in text
+
+    # Another run of it has a section that says what the first was.
+    write_study(results / EXPERIMENTS["first_study"])
+    again = Paper(results=results).render()
+    assert "### The first study, and higher rates" in again and "(`gpt2-ra-v5-study`, " in again
+    assert re.search(r"^\| placebo \| `1e-3` \| 3\.\d+ \| 0\.\d+ \| `1e-3` \| ", again, re.MULTILINE)
+
+
+def test_two_studies_are_held_against_each_other_by_the_rate_of_each_arm(tmp_path: Path) -> None:
+    losses = {"baseline": (3.5, 3.5), "mla": (3.3, 3.4), "placebo": (3.6, 3.5)}
+    trials = [
+        ({"LEARNING_RATE": rate, "GATE": gate}, loss)
+        for rate, gate, loss in (("1e-3", "1", 3.5), ("1e-3", "10", 3.6), ("2e-3", "1", 3.4), ("2e-3", "10", 3.3))
+    ]
+    studies = []
+    for i, rate in enumerate(("2e-3", "1e-3")):
+        path = tmp_path / str(i)
+        for spread, (step, of) in zip((0.01, 0.02, 0.04), losses.items(), strict=True):
+            for seed in (1, 2):
+                write_run(path, step, seed, val_loss=of[i] + spread * seed, title=step)
+        one = [({"LEARNING_RATE": rate}, 3.5)]
+        write_tuned(path, {"baseline": [({"LEARNING_RATE": "1e-3"}, 3.5)], "mla": one, "placebo": one, "gone": trials})
+        studies.append(Study(path))
+    first, again = studies
+    assert rates_table(first, again).rows == [
+        ["baseline", "`1e-3`", "3.5150", "0.0071", "`1e-3`", "3.5150", "0.0071"],
+        ["mla", "`2e-3`", "3.3300", "0.0141", "`1e-3`", "3.4300", "0.0141"],
+        ["placebo", "`2e-3`", "3.6600", "0.0283", "`1e-3`", "3.5600", "0.0283"],
+    ]
+    assert lower_at_higher_rate(first, again) == ["mla"]
+    assert pairs_won(first, "GATE", "1", "10") == (1, 2)
+
+
+def test_costs_have_medians_and_gates_their_mean_on_noise(tmp_path: Path) -> None:
+    write_study(tmp_path / "study")
+    for seed in (1, 2, 3, 4):
+        slow = 500.0 if seed == 1 else 102.0  # one run that was timed by its first steps alone
+        write_run(tmp_path / "study", "placebo", seed, val_loss=3.42, title="placebo", ms_per_step=slow)
+    study = Study(tmp_path / "study")
+    assert study.costs is not None
+    (row,) = (row for row in study.costs.rows if row[0] == "placebo")
+    assert row[1] == "+101.5 %" and row[3] == "+2.0 %" and row[4] == "0 %"
+    assert study.step_time("placebo").startswith("+101.5 % (") and study.step_time("baseline") == ""
+    found = study.gate("ra-mla", "w_rec")
+    assert found is not None and found.on_noise is not None and found.superiority is not None
+    assert study.gate("placebo", "w_rec") is None
 
 
 def write_controlled(path: Path, *, placebo: float, due: str, reference: str = "baseline", apart: str = "") -> Study:
