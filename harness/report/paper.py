@@ -49,6 +49,7 @@ EXPERIMENTS = {
 MEASUREMENTS = {
     "attention": "h100/attention.json",
     "training": "h100/training.json",
+    "training_compiled": "h100/training-compiled.json",
     "training_b64": "h100/training-b64.json",
     "parity": "h100/parity.json",
     "quality": "h100/quality.json",
