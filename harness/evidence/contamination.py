@@ -52,10 +52,17 @@ def contamination(experiment: Experiment) -> list[str]:
     return found
 
 
+def _products(provenance: dict[str, Any]) -> str:
+    """Who made a run's matrix products, in each of its processes. PyTorch, before that was recorded."""
+    processes = [provenance, *provenance.get("resumed", [])]
+    return ", then ".join(dict.fromkeys(part.get("products", {"ran": "torch"})["ran"] for part in processes))
+
+
 _SHARED_FACTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "data": lambda provenance: str(provenance["data"]["hash"])[:12],
     "device": devices,
     "torch version": lambda provenance: provenance["versions"]["torch"],
+    "who made matrix products": _products,
     "code commit": lambda provenance: str(provenance["code"]["commit"])[:12],
 }
 """What all runs of an experiment should share, from their provenance."""

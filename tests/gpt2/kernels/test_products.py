@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gpt2.kernels.products
+from gpt2.config import TrainConfig
 from gpt2.kernels.products import linear, mlp, product
+from gpt2.machine import products
+from gpt2.run.nonfinite import first_nonfinite
 from gpt2.run.run import Run
 from gpt2.run.stop import Stop
 from gpt2.symbols import run_config
@@ -97,6 +100,20 @@ def test_a_model_of_them_is_the_model(variant: str, bias: bool, monkeypatch: pyt
     assert ours_by_name.keys() == theirs_by_name.keys()
     for name, gradient in ours_by_name.items():
         torch.testing.assert_close(gradient, theirs_by_name[name], rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_what_is_not_finite_inside_an_mlp_is_found_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("baseline")
+    with torch.no_grad():
+        model.blocks[1].mlp.c_fc.weight.fill_(1e38)
+    monkeypatch.setattr("gpt2.linear.by_cublaslt", lambda *tensors: products._by_cublaslt)
+    products.use("cublaslt")
+    batch = torch.zeros(2, 32, dtype=torch.long)
+    try:
+        found = first_nonfinite(model, [(batch, batch)], torch.device("cpu"), TrainConfig(dtype="float32"))
+    finally:
+        products.use("torch")
+    assert found == "the output of transformer.h.1.mlp.c_fc"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

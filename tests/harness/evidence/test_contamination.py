@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,21 @@ def test_contamination_is_named(tmp_path: Path, difference: dict[str, object], w
     write_run(tmp_path, "ra-v5-eager", 1, **difference)  # type: ignore[arg-type]
     (found,) = contamination(load_experiment(tmp_path))
     assert found.startswith(warning)
+
+
+@pytest.mark.parametrize(
+    ("of_one", "of_the_other", "is_told"),
+    [(None, "torch", False), ("torch", "torch", False), (None, "cublaslt", True), ("cublaslt", "torch", True)],
+)
+def test_other_matrix_products_are_told(
+    tmp_path: Path, of_one: str | None, of_the_other: str | None, is_told: bool
+) -> None:
+    for arm, ran in {"baseline": of_one, "ra-v5-eager": of_the_other}.items():
+        path = write_run(tmp_path, arm, 1) / "provenance.json"
+        recorded = {} if ran is None else {"products": {"asked": "auto", "ran": ran}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | recorded))
+    found = contamination(load_experiment(tmp_path))
+    assert [line.partition(":")[0] for line in found] == ["who made matrix products differs between runs"] * is_told
 
 
 def test_what_a_step_sets_or_sweeps_is_not_contamination(tmp_path: Path) -> None:
