@@ -71,7 +71,7 @@ class Calibration:
     @classmethod
     def read(cls, h100: Path, planning: Path) -> Calibration:
         """From the records of `scripts/benchmark_training.py` and `scripts/benchmark_planning.py`."""
-        few, many = (_baseline(h100 / name) for name in ("training.json", "training-b64.json"))
+        few, many = (_baseline(h100 / name) for name in ("training-compiled.json", "training-b64.json"))
         per_sequence = (many["peak_mem_gib"] - few["peak_mem_gib"]) / 32
         static = 16 * _model("124M")["parameters"] / GIB
         return cls(
