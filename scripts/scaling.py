@@ -2,8 +2,8 @@
 
     python -m scripts.scaling [--json results/cpu/scaling.json]
 
-Nothing is measured. The figures that it starts from are read from results/h100/training-compiled.json, training-b64.json
-beside it, and results/cpu/planning.json; what is assumed is in the JSON, by name.
+Nothing is measured. The figures that it starts from are read from results/h100/training-compiled.json and
+training-b64.json, and results/cpu/planning.json; what is assumed is in the JSON, by name.
 """
 
 from __future__ import annotations
