@@ -178,6 +178,7 @@ def check_parity(device: str, *, compiled: bool, dtypes: Sequence[str] = tuple(D
 
 def compare(setting: Setting) -> Iterator[Parity]:
     """Compare every variant with its baseline in one setting."""
+    products.request(products.AUTO, torch.device(setting.device), setting.dtype)
     references = {name: _reference(name, setting) for name in ("baseline", "mla")}
     expected = {name: _run(model, setting) for name, model in references.items()}
     for name, variant in VARIANTS.items():
@@ -225,7 +226,6 @@ def _reference(attention: str, setting: Setting) -> GPT:
 def _run(model: GPT, setting: Setting) -> _Pass:
     """One pass over tokens that are the same for everyone."""
     device = torch.device(setting.device)
-    products.request(products.AUTO, device, setting.dtype)
     tokens = torch.randint(SHAPE["vocab_size"], (B, T + 1), generator=torch.Generator().manual_seed(3)).to(device)
     model = model.to(device).train(setting.training)
     if setting.compiled:

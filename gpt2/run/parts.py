@@ -40,9 +40,6 @@ class Parts:
         self.device = select_device(t.device)
         set_precision(t.tf32)
         sdpa.request(t.sdpa_kernel, self.device, t.dtype)
-        tokens, n_embd = t.batch_size * config.model.block_size, config.model.n_embd
-        self.products_ran = products.request(t.products, self.device, t.dtype, tokens=tokens, n_embd=n_embd)
-        """Who makes its matrix products."""
         if self.device.type == "cpu":
             keep_freed_memory()
         self.model = GPT(config.model, seed=t.seed)
@@ -51,6 +48,10 @@ class Parts:
         self.model.to(self.device)
         self.sdpa_ran = sdpa.kernels_of(self.model, self.device, t.dtype, kernel=t.sdpa_kernel)
         """Which kernels compute its attention; None where the device does not tell."""
+        # After that: its calls are of one sequence, whose shapes nobody need tune products for.
+        tokens, n_embd = t.batch_size * config.model.block_size, config.model.n_embd
+        self.products_ran = products.request(t.products, self.device, t.dtype, tokens=tokens, n_embd=n_embd)
+        """Who makes its matrix products."""
         self.model.recomputes_blocks = t.activation_checkpointing
         self.shared = share(self.model, config.optimizer, self.device, t.parallel, ranks)
         self.optimizer = self.shared.optimizer
