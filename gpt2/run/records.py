@@ -102,14 +102,17 @@ _HARDWARE: Schema = {
 _PARALLEL: Schema = {"processes": Kind("a whole number, 1 at least", lambda value: _is_whole(value) and value >= 1)}
 _SDPA: Schema = {"asked": TEXT, "ran": or_null(TEXT)}
 _PRODUCTS: Schema = {"asked": TEXT, "ran": TEXT}
-PROVENANCE: Schema = {
-    "started": TEXT,
+_PROCESS: Schema = {
     "code": _CODE,
     "versions": _VERSIONS,
     "hardware": _HARDWARE,
-    "parallel?": _PARALLEL,
     "sdpa?": _SDPA,
     "products?": _PRODUCTS,
+}
+PROVENANCE: Schema = {
+    "started": TEXT,
+    **_PROCESS,
+    "parallel?": _PARALLEL,
     "data": {
         "dataset": TEXT,
         "tokenizer": or_null(TEXT),
@@ -119,16 +122,7 @@ PROVENANCE: Schema = {
     },
     "identity": {"RA_V5_GATE_INIT?": NUMBER, "*": SCALAR},
     "config_hash": TEXT,
-    "resumed?": [
-        {
-            "step": WHOLE,
-            "code": _CODE,
-            "versions": _VERSIONS,
-            "hardware": _HARDWARE,
-            "sdpa?": _SDPA,
-            "products?": _PRODUCTS,
-        }
-    ],
+    "resumed?": [{"step": WHOLE, **_PROCESS}],
 }
 
 Event = Literal[

@@ -32,6 +32,7 @@ from gpt2.run.records import Json, read_metrics
 from harness.configure.kconfig import overlay
 from harness.evidence.findings import Fine, Note, Said, Wrong
 from harness.evidence.parting import Parting, compare_metrics, compare_weights, counted_lines, final_weights
+from harness.evidence.runs import processes_of
 
 _POLL_S = 0.2
 
@@ -174,7 +175,7 @@ def _elsewhere(recorded: Json, again: Json) -> Iterator[str]:
     """What differs between the conditions of a run, of each of its parts, and of its repetition."""
     now = _conditions(again)
     for name, value in now.items():
-        was = {_conditions(part)[name]: None for part in (recorded, *recorded.get("resumed", []))}
+        was = {_conditions(part)[name]: None for part in processes_of(recorded)}
         yield from (f"{name} was {before} and is {value}" for before in was if before != value)
     if now["device"] != "cpu":
         yield f"a {now['device']} device need not repeat itself"

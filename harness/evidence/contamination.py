@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.evidence.references import reference_of
-from harness.evidence.runs import devices
+from harness.evidence.runs import devices, processes_of
 from harness.evidence.stats import some
 from harness.evidence.store import Arm, Experiment, own_symbols
 from harness.evidence.tuned import tuned_of
@@ -54,8 +54,8 @@ def contamination(experiment: Experiment) -> list[str]:
 
 def _products(provenance: dict[str, Any]) -> str:
     """Who made a run's matrix products, in each of its processes. PyTorch, before that was recorded."""
-    processes = [provenance, *provenance.get("resumed", [])]
-    return ", then ".join(dict.fromkeys(part.get("products", {"ran": "torch"})["ran"] for part in processes))
+    ran = [part.get("products", {"ran": "torch"})["ran"] for part in processes_of(provenance)]
+    return ", then ".join(dict.fromkeys(ran))
 
 
 _SHARED_FACTS: dict[str, Callable[[dict[str, Any]], Any]] = {

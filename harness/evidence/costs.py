@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt2.base.text import shown
 from gpt2.run.records import Json
-from harness.evidence.runs import RunRecord, compile_ran, device_name
+from harness.evidence.runs import RunRecord, compile_ran, device_name, processes_of
 
 NOT_RECORDED = "not recorded"
 
@@ -33,8 +33,7 @@ def cost_facts(run: RunRecord) -> dict[str, str | None]:
     facts = {"compile": compile_ran(run), "device": device_name(run)}
     if run.provenance is None:
         return facts | dict.fromkeys(_KEYS)
-    processes = [run.provenance, *run.provenance.get("resumed", [])]
-    return facts | {name: _over(processes, *keys) for name, keys in _KEYS.items()}
+    return facts | {name: _over(processes_of(run.provenance), *keys) for name, keys in _KEYS.items()}
 
 
 def _over(processes: Sequence[Json], section: str, key: str) -> str:

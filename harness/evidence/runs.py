@@ -203,6 +203,11 @@ def device_name(run: RunRecord) -> str | None:
     return None if run.provenance is None else shown(devices(run.provenance))
 
 
+def processes_of(provenance: Json) -> list[Json]:
+    """What provenance.json says of each process that a run has had, one after the other."""
+    return [provenance, *provenance.get("resumed", [])]
+
+
 def devices(provenance: Json) -> str:
     """What a run was trained on, from its provenance; "2 x " it where two processes had one each."""
     processes = provenance.get("parallel", {}).get("processes", 1)
