@@ -80,16 +80,16 @@ def multiply(
 ) -> Tensor:
     """x [N, K] times w [K, M], or [M, K] if `transposed`, plus bias [M] -> [N, M]. All are of one half precision.
 
-    gelu_of: [N, M], to be filled with that, and GELU of it (the tanh form) is returned. gelu_gradient_at: [N, M], what
-    GELU was given: the product is multiplied with GELU's derivative there. Raises UserError where cuBLASLt has no
-    algorithm for it.
+    gelu_of: [N, M], as torch allocates it, to be filled with that, and GELU of it (the tanh form) is returned.
+    gelu_gradient_at: [N, M], what GELU was given: the product is multiplied with GELU's derivative there. Raises
+    UserError where cuBLASLt has no algorithm for it.
     """
     N, K = x.shape
     M = w.size(0) if transposed else w.size(1)
     kind = "GELU_AUX" if gelu_of is not None else "DGELU" if gelu_gradient_at is not None else ""
     epilogue = "_".join(filter(None, [kind, "" if bias is None else "BIAS"])) or "DEFAULT"
-    aux = gelu_of if gelu_of is not None else gelu_gradient_at
-    operands = _Operands(_aligned(w), _aligned(x), x.new_empty(N, M), _aligned(bias), _aligned(aux))
+    aux = gelu_of if gelu_of is not None else _aligned(gelu_gradient_at)  # the one is written to: no copy
+    operands = _Operands(_aligned(w), _aligned(x), x.new_empty(N, M), _aligned(bias), aux)
     plan = _plan(_Shape(N, M, K, transposed, epilogue, x.dtype, x.device))
     plan.run(plan.algorithm, operands)
     return operands.out

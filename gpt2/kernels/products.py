@@ -15,11 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x [N, K] W^T + b, W [M, K], b [M] -> [N, M], of one type. Differentiable once."""
-    return _linear(x, weight, bias)
-
-
 def mlp(x: Tensor, w_fc: Tensor, b_fc: Tensor | None, w_proj: Tensor, b_proj: Tensor | None) -> Tensor:
     """GELU(x W_fc^T + b_fc) W_proj^T + b_proj, GELU in its tanh form; x [N, C] -> [N, C]. Differentiable once."""
     return _mlp(x, w_fc, b_fc, w_proj, b_proj)[0]
@@ -61,7 +56,8 @@ def _multiply_in_torch(
 
 # To torch.compile these are operations that it does not look into; what it makes of their backward passes, it does.
 @torch.library.custom_op("gpt2::linear", mutates_args=())
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x [N, K] W^T + b, W [M, K], b [M] -> [N, M], of one type. Differentiable once."""
     return _multiply(x, weight, transposed=True, bias=bias)
 
 
@@ -85,7 +81,7 @@ def _mlp_inner_gradient(d_out: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
     return _multiply(d_out, weight, transposed=False, gelu_gradient_at=pre)
 
 
-@_linear.register_fake
+@linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.size(0), weight.size(0))
 
@@ -134,5 +130,5 @@ def _of_mlp(ctx: Any, d_out: Tensor, *_: Any) -> Any:
     return _linear_backward(d_pre, w_fc), d_pre.T @ x, d_b_fc, d_out.T @ act, d_b_proj
 
 
-_linear.register_autograd(_of_linear, setup_context=_keep_for_linear)
+linear.register_autograd(_of_linear, setup_context=_keep_for_linear)
 _mlp.register_autograd(_of_mlp, setup_context=_keep_for_mlp)

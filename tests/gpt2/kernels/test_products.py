@@ -66,7 +66,7 @@ def test_an_operator_and_its_gradients_are_torchs(
 def test_they_are_operations_that_torch_can_reason_about(bias: bool) -> None:
     # Their shapes, their gradients' registration, and that they change no input.
     of = gpt2.kernels.products
-    for operator, layer in ((of._linear, linear), (of._mlp, mlp)):
+    for operator, layer in ((linear, linear), (of._mlp, mlp)):
         inputs = [t if t is None else t.requires_grad_() for t in inputs_of(layer, bias, N=8, K=16, M=24)]
         torch.library.opcheck(operator, inputs)
     d_out, weight, pre = draw((8, 24), (24, 16), (8, 16))
